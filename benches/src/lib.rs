@@ -1,0 +1,1 @@
+//! Benchmarks: kernels, exact scans, embedding latency.

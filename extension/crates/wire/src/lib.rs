@@ -1,0 +1,296 @@
+//! The messages between a PostgreSQL backend and `esr-embedder`, and their framing.
+//!
+//! A frame is a little-endian `u32` length followed by that many bytes of [postcard] encoding one [`Request`] or one
+//! [`Response`]. A connection carries one request at a time; a caller that no longer wants its answer closes the
+//! connection, and that is the cancel message. Knows no sockets beyond `Read` and `Write`, no models, no PostgreSQL.
+
+use std::io::{Read, Write};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+pub use serde_bytes::ByteBuf;
+
+/// Raised whenever a message changes shape; the two ends refuse each other when it differs.
+pub const PROTOCOL_VERSION: u16 = 1;
+
+/// The embedder's socket, relative to the data directory (every backend's working directory, so that a long data
+/// directory cannot overflow the 108 bytes of `sun_path`).
+pub const SOCKET_FILE: &str = "esr_embedder.sock";
+
+/// Held with `flock` by the one supervisor of a cluster; lies beside the socket.
+pub const LOCK_FILE: &str = "esr_embedder.lock";
+
+/// No frame may be longer: PostgreSQL's own limit on one value is 1 GiB.
+pub const MAX_FRAME_BYTES: u32 = 1 << 30;
+
+/// What a backend asks for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Request {
+    /// Chosen by the caller, repeated in the response.
+    pub id: u64,
+    /// Milliseconds the caller will wait, if it has a limit.
+    pub timeout_ms: Option<u32>,
+    /// The question itself.
+    pub body: RequestBody,
+}
+
+/// The questions the embedder answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum RequestBody {
+    /// First message on a connection.
+    Hello {
+        /// [`PROTOCOL_VERSION`] of the caller.
+        protocol: u16,
+    },
+    /// One embedding per text, in order.
+    EmbedText {
+        /// Bundle name, a folder of the model directory.
+        model: String,
+        /// Descriptions of a speaking style.
+        texts: Vec<String>,
+    },
+    /// One embedding per clip, in order.
+    EmbedSpeech {
+        /// Bundle name, a folder of the model directory.
+        model: String,
+        /// Whole audio files.
+        clips: Vec<ByteBuf>,
+        /// What the caller's settings allow.
+        limits: AudioLimits,
+    },
+    /// Name, tag and dimension of a bundle, loading it if need be.
+    DescribeModel {
+        /// Bundle name, a folder of the model directory.
+        model: String,
+    },
+    /// Counters since start.
+    Status,
+}
+
+/// Bounds on one clip, checked before and while decoding.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct AudioLimits {
+    /// Bytes of the encoded file.
+    pub max_bytes: u64,
+    /// Seconds of decoded sound.
+    pub max_seconds: f32,
+    /// Channels.
+    pub max_channels: u16,
+    /// Samples per second.
+    pub max_rate: u32,
+}
+
+/// What the embedder answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Response {
+    /// The request's id.
+    pub id: u64,
+    /// The answer, or whose fault it is that there is none.
+    pub body: Result<ResponseBody, Failure>,
+}
+
+/// The answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum ResponseBody {
+    /// Answer to [`RequestBody::Hello`].
+    Hello {
+        /// [`PROTOCOL_VERSION`] of the embedder.
+        protocol: u16,
+        /// Its crate version.
+        version: String,
+    },
+    /// Answer to the embedding requests.
+    Embeddings {
+        /// Identity of the model that made them.
+        tag: u64,
+        /// Elements per embedding.
+        dimension: u32,
+        /// `count * dimension` elements, row by row; every row has unit length.
+        values: Vec<f32>,
+    },
+    /// Answer to [`RequestBody::DescribeModel`].
+    Model {
+        /// Bundle name.
+        name: String,
+        /// Version in its manifest.
+        version: String,
+        /// Identity derived from its contents.
+        tag: u64,
+        /// Elements per embedding.
+        dimension: u32,
+    },
+    /// Answer to [`RequestBody::Status`].
+    Status(Status),
+}
+
+/// Counters of one embedder process.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Process id.
+    pub pid: u32,
+    /// Seconds since start.
+    pub uptime_s: f64,
+    /// Requests answered, failures included.
+    pub requests: u64,
+    /// Requests answered with a [`Failure`].
+    pub failures: u64,
+    /// Requests whose caller left before the answer.
+    pub cancelled: u64,
+    /// Texts embedded.
+    pub texts: u64,
+    /// Clips embedded.
+    pub clips: u64,
+    /// ONNX Runtime calls.
+    pub batches: u64,
+    /// Execution provider in use, such as `cpu`.
+    pub device: String,
+    /// Names of the bundles in memory.
+    pub models: Vec<String>,
+    /// Median and 99th percentile of the last thousand requests, milliseconds.
+    pub p50_ms: f32,
+    /// See `p50_ms`.
+    pub p99_ms: f32,
+}
+
+/// Why a request has no answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Whose fault it is.
+    pub kind: FailureKind,
+    /// Zero-based position of the offending text or clip in the request.
+    pub item: Option<u32>,
+    /// One sentence with the offending value.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+/// The classes of failure; the extension gives each one SQLSTATE.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FailureKind {
+    /// The bytes are not a readable audio file.
+    MalformedAudio,
+    /// A container or codec that is not supported.
+    UnsupportedAudio,
+    /// Readable, but longer, larger or wider than the settings allow.
+    AudioLimit,
+    /// Readable, but holds nothing to embed (no samples).
+    EmptyAudio,
+    /// The text holds nothing to embed or is too long.
+    BadText,
+    /// No such bundle in the model directory, or a name that is not a plain folder name.
+    UnknownModel,
+    /// The bundle is there but damaged: hash, golden vector, manifest.
+    BadModel,
+    /// ONNX Runtime's library is missing or of the wrong version.
+    MissingRuntime,
+    /// The deadline passed.
+    Timeout,
+    /// The queue is full.
+    Overloaded,
+    /// Out of memory.
+    OutOfMemory,
+    /// The two ends do not speak the same protocol.
+    Protocol,
+    /// A bug of ours.
+    Internal,
+}
+
+/// Why a frame could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    /// The other end closed the connection, or the operating system failed.
+    #[error("embedder connection: {0}")]
+    Io(#[from] std::io::Error),
+    /// Longer than [`MAX_FRAME_BYTES`].
+    #[error("frame of {0} bytes is over the limit of {MAX_FRAME_BYTES}")]
+    TooLong(u64),
+    /// Not the encoding of the expected message.
+    #[error("malformed frame: {0}")]
+    Malformed(#[from] postcard::Error),
+}
+
+/// Encodes one message as a whole frame, length included.
+pub fn encode<M: Serialize>(message: &M) -> Result<Vec<u8>, FrameError> {
+    let mut frame = postcard::to_extend(message, vec![0u8; 4])?;
+    let length = frame.len() as u64 - 4;
+    if length > u64::from(MAX_FRAME_BYTES) {
+        return Err(FrameError::TooLong(length));
+    }
+    frame[..4].copy_from_slice(&(length as u32).to_le_bytes());
+    Ok(frame)
+}
+
+/// Decodes the bytes after a frame's length.
+pub fn decode<M: DeserializeOwned>(payload: &[u8]) -> Result<M, FrameError> {
+    Ok(postcard::from_bytes(payload)?)
+}
+
+/// Reads a frame's length prefix.
+pub fn frame_length(prefix: [u8; 4]) -> Result<usize, FrameError> {
+    let length = u32::from_le_bytes(prefix);
+    if length > MAX_FRAME_BYTES { Err(FrameError::TooLong(u64::from(length))) } else { Ok(length as usize) }
+}
+
+/// Writes one message to a blocking stream.
+pub fn write<M: Serialize>(stream: &mut impl Write, message: &M) -> Result<(), FrameError> {
+    stream.write_all(&encode(message)?)?;
+    Ok(stream.flush()?)
+}
+
+/// Reads one message from a blocking stream.
+pub fn read<M: DeserializeOwned>(stream: &mut impl Read) -> Result<M, FrameError> {
+    let mut prefix = [0u8; 4];
+    stream.read_exact(&mut prefix)?;
+    let length = frame_length(prefix)?;
+    // Grows with what really arrives, so a lying length costs nothing.
+    let mut payload = Vec::new();
+    let got = stream.take(length as u64).read_to_end(&mut payload)?;
+    if got < length {
+        return Err(FrameError::Io(std::io::ErrorKind::UnexpectedEof.into()));
+    }
+    decode(&payload)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check<M: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(message: M) {
+        let frame = encode(&message).unwrap();
+        assert_eq!(read::<M>(&mut frame.as_slice()).unwrap(), message);
+        for cut in 0..frame.len() {
+            assert!(read::<M>(&mut &frame[..cut]).is_err(), "a frame cut at {cut} was accepted");
+        }
+    }
+
+    #[test]
+    fn messages_survive_the_trip_and_truncation_is_an_error() {
+        let limits = AudioLimits { max_bytes: 1, max_seconds: 2.5, max_channels: 3, max_rate: 4 };
+        check(Request { id: 7, timeout_ms: None, body: RequestBody::Hello { protocol: PROTOCOL_VERSION } });
+        check(Request {
+            id: u64::MAX,
+            timeout_ms: Some(10),
+            body: RequestBody::EmbedSpeech { model: "m".into(), clips: vec![ByteBuf::from(vec![0u8, 255])], limits },
+        });
+        check(Response {
+            id: 1,
+            body: Ok(ResponseBody::Embeddings { tag: 9, dimension: 2, values: vec![0.5, -0.25, 1.0, 0.0] }),
+        });
+        check(Response {
+            id: 1,
+            body: Err(Failure {
+                kind: FailureKind::MalformedAudio,
+                item: Some(3),
+                message: "x".into(),
+                hint: Some("y".into()),
+            }),
+        });
+    }
+
+    #[test]
+    fn a_lying_length_is_refused() {
+        let mut frame = (MAX_FRAME_BYTES + 1).to_le_bytes().to_vec();
+        frame.extend([0; 8]);
+        assert!(matches!(read::<Request>(&mut frame.as_slice()), Err(FrameError::TooLong(_))));
+    }
+}

@@ -1,0 +1,1 @@
+//! Find speech by how it was said, inside PostgreSQL.

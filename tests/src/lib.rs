@@ -1,0 +1,1 @@
+//! Client-side test suite on throw-away PostgreSQL clusters, and the harness that starts them.
