@@ -1,0 +1,353 @@
+//! Values in PostgreSQL's memory, seen from Rust: vectors, byte strings, text and arrays, in and out.
+//!
+//! Unsafe is allowed here. Pointers come from PostgreSQL as arguments of the running call; what is returned borrows from
+//! that call, and what is built lies in the current memory context.
+#![allow(unsafe_code)]
+
+use std::borrow::Cow;
+use std::ffi::{CStr, CString, c_char};
+use std::marker::PhantomData;
+
+use pgrx::pg_sys::{self, Datum};
+use pgrx::{PgSqlErrorCode, varlena};
+
+use crate::error::SqlError;
+use crate::fmgr::Call;
+use crate::vector::{Vector, VectorError, layout};
+
+/// Reads an `esr_vector`, fetching and decompressing it first where the row holds it elsewhere or packed.
+///
+/// # Safety
+/// `datum` is an `esr_vector` that outlives `'a`.
+#[inline]
+pub unsafe fn vector<'a>(datum: Datum) -> Result<Vector<'a>, VectorError> {
+    let mut value: *mut pg_sys::varlena = datum.cast_mut_ptr();
+    // SAFETY: the pointer is a varlena (see above); after detoasting it is a plain one, `varsize_4b` bytes long, of which
+    // `decode` has found at least a header and exactly its elements, 4-byte aligned like every plain varlena.
+    unsafe {
+        if !varlena::varatt_is_4b_u(value) {
+            value = pg_sys::pg_detoast_datum(value);
+        }
+        let bytes = varlena::varsize_4b(value);
+        if bytes < layout::HEADER_BYTES {
+            return Err(VectorError::Damaged { problem: format!("{bytes} bytes") });
+        }
+        let start = value.cast::<u8>();
+        let (dimensions, tag) = layout::decode(&*start.add(4).cast(), bytes)?;
+        let elements = std::slice::from_raw_parts(start.add(layout::HEADER_BYTES).cast::<f32>(), dimensions);
+        Ok(Vector { tag, elements })
+    }
+}
+
+/// Copies a vector into the current memory context.
+pub fn new_vector(vector: Vector<'_>) -> Datum {
+    let size = layout::value_bytes(vector.elements.len());
+    let header = layout::encode(vector.elements.len(), vector.tag);
+    // SAFETY: the allocation is `size` bytes, which is the header and the elements.
+    unsafe {
+        let start = new_varlena(size);
+        std::ptr::copy_nonoverlapping(header.as_ptr(), start.add(4), header.len());
+        let elements = vector.elements;
+        std::ptr::copy_nonoverlapping(
+            elements.as_ptr().cast::<u8>(),
+            start.add(layout::HEADER_BYTES),
+            size_of_val(elements),
+        );
+        Datum::from(start)
+    }
+}
+
+/// Reads a variable-length value of plain bytes.
+///
+/// # Safety
+/// `datum` is a `bytea` or `text` that outlives `'a`.
+pub unsafe fn bytes<'a>(datum: Datum) -> &'a [u8] {
+    // SAFETY: `pg_detoast_datum_packed` returns a varlena that is neither external nor compressed.
+    unsafe { varlena::varlena_to_byte_slice(pg_sys::pg_detoast_datum_packed(datum.cast_mut_ptr())) }
+}
+
+/// Changes an aggregate's transition value, argument 0 of its call and a `bytea`: in place where it is an aggregate that
+/// calls and the value is plain, else a copy of it. Returns the one changed.
+pub fn change_state(call: &Call, change: impl FnOnce(&mut [u8])) -> Datum {
+    let mut value: *mut pg_sys::varlena = call.raw(0).cast_mut_ptr();
+    // SAFETY: the install script declares argument 0 of these functions as bytea. A plain varlena holds `varsize_4b - 4`
+    // bytes behind its length, and PostgreSQL lets an aggregate write over its own transition value.
+    unsafe {
+        if !call.is_aggregate() || !varlena::varatt_is_4b_u(value) {
+            value = pg_sys::pg_detoast_datum_copy(value);
+        }
+        let content = value.cast::<u8>().add(4);
+        change(std::slice::from_raw_parts_mut(content, varlena::varsize_4b(value) - 4));
+    }
+    Datum::from(value)
+}
+
+/// Copies bytes into the current memory context as a `bytea`.
+pub fn new_bytes(content: &[u8]) -> Datum {
+    // SAFETY: the allocation is 4 bytes longer than the content.
+    unsafe {
+        let start = new_varlena(content.len() + 4);
+        std::ptr::copy_nonoverlapping(content.as_ptr(), start.add(4), content.len());
+        Datum::from(start)
+    }
+}
+
+/// Copies text into the current memory context, in the server's encoding.
+pub fn new_text(content: &str) -> Datum {
+    new_bytes(&to_server(content))
+}
+
+/// Copies text into the current memory context as a `cstring`; for our own output, which is ASCII without NUL.
+pub fn new_cstring(content: &str) -> Datum {
+    // SAFETY: the allocation is one byte longer than the content.
+    unsafe {
+        let start = pg_sys::palloc(content.len() + 1).cast::<u8>();
+        std::ptr::copy_nonoverlapping(content.as_ptr(), start, content.len());
+        start.add(content.len()).write(0);
+        Datum::from(start)
+    }
+}
+
+/// Text as Rust wants it, whatever the database's encoding.
+pub fn to_utf8(server: &[u8]) -> Result<Cow<'_, str>, SqlError> {
+    // SAFETY: asks PostgreSQL for a conversion of `server.len()` bytes at a valid pointer; it returns either the same
+    // pointer (nothing to convert) or a NUL-terminated copy in the current memory context.
+    let converted = unsafe {
+        let from = server.as_ptr().cast::<c_char>();
+        let to = pg_sys::pg_server_to_any(from, server.len() as i32, pg_sys::pg_enc::PG_UTF8 as i32);
+        if std::ptr::eq(to, from) { Cow::Borrowed(server) } else { Cow::Owned(CStr::from_ptr(to).to_bytes().to_vec()) }
+    };
+    let invalid = |_| {
+        SqlError::new(PgSqlErrorCode::ERRCODE_CHARACTER_NOT_IN_REPERTOIRE, "text is not valid UTF-8")
+            .hint("A database with encoding SQL_ASCII must hold UTF-8 text to be embedded.")
+    };
+    match converted {
+        Cow::Borrowed(bytes) => std::str::from_utf8(bytes).map(Cow::Borrowed).map_err(|_| invalid(())),
+        Cow::Owned(bytes) => String::from_utf8(bytes).map(Cow::Owned).map_err(|_| invalid(())),
+    }
+}
+
+/// Text as the server wants it.
+fn to_server(text: &str) -> Cow<'_, [u8]> {
+    // SAFETY: as in `to_utf8`.
+    unsafe {
+        let from = text.as_ptr().cast::<c_char>();
+        let to = pg_sys::pg_any_to_server(from, text.len() as i32, pg_sys::pg_enc::PG_UTF8 as i32);
+        if std::ptr::eq(to, from) {
+            Cow::Borrowed(text.as_bytes())
+        } else {
+            Cow::Owned(CStr::from_ptr(to).to_bytes().to_vec())
+        }
+    }
+}
+
+/// An allocation in the current memory context whose varlena length is set.
+///
+/// # Safety
+/// The caller fills all bytes after the first four.
+unsafe fn new_varlena(size: usize) -> *mut u8 {
+    // SAFETY: palloc never returns NULL; it raises an error.
+    unsafe {
+        let start = pg_sys::palloc(size);
+        varlena::set_varsize_4b(start.cast(), size as i32);
+        start.cast()
+    }
+}
+
+/// An element type of arrays, as PostgreSQL's catalog describes it.
+pub trait Element: Sized {
+    /// Its type.
+    const TYPE: pg_sys::Oid;
+    /// Bytes, or -1 if they vary.
+    const LENGTH: i16;
+    /// Whether the datum is the value.
+    const BY_VALUE: bool;
+    /// `typalign`.
+    const ALIGNMENT: c_char;
+
+    /// # Safety
+    /// `datum` has type [`Element::TYPE`].
+    unsafe fn from_datum(datum: Datum) -> Self;
+}
+
+impl Element for f32 {
+    const TYPE: pg_sys::Oid = pg_sys::FLOAT4OID;
+    const LENGTH: i16 = 4;
+    const BY_VALUE: bool = true;
+    const ALIGNMENT: c_char = pg_sys::TYPALIGN_INT as c_char;
+
+    unsafe fn from_datum(datum: Datum) -> Self {
+        f32::from_bits(datum.value() as u32)
+    }
+}
+
+impl Element for f64 {
+    const TYPE: pg_sys::Oid = pg_sys::FLOAT8OID;
+    const LENGTH: i16 = 8;
+    const BY_VALUE: bool = true;
+    const ALIGNMENT: c_char = pg_sys::TYPALIGN_DOUBLE as c_char;
+
+    unsafe fn from_datum(datum: Datum) -> Self {
+        f64::from_bits(datum.value() as u64)
+    }
+}
+
+/// Text in the server's encoding; [`to_utf8`] reads it.
+pub struct ServerText(Datum);
+
+impl ServerText {
+    /// Its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: built only by `from_datum`, from an element of a text array that outlives the call.
+        unsafe { bytes(self.0) }
+    }
+}
+
+impl Element for ServerText {
+    const TYPE: pg_sys::Oid = pg_sys::TEXTOID;
+    const LENGTH: i16 = -1;
+    const BY_VALUE: bool = false;
+    const ALIGNMENT: c_char = pg_sys::TYPALIGN_INT as c_char;
+
+    unsafe fn from_datum(datum: Datum) -> Self {
+        Self(datum)
+    }
+}
+
+/// One `bytea` of an array.
+pub struct Bytes(Datum);
+
+impl Bytes {
+    /// Its bytes, fetched from wherever the row holds them.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: built only by `from_datum`, from an element of a bytea array that outlives the call.
+        unsafe { bytes(self.0) }
+    }
+}
+
+impl Element for Bytes {
+    const TYPE: pg_sys::Oid = pg_sys::BYTEAOID;
+    const LENGTH: i16 = -1;
+    const BY_VALUE: bool = false;
+    const ALIGNMENT: c_char = pg_sys::TYPALIGN_INT as c_char;
+
+    unsafe fn from_datum(datum: Datum) -> Self {
+        Self(datum)
+    }
+}
+
+/// An array taken apart.
+pub struct ArrayParts<'a, T> {
+    /// Number of array dimensions: 0 if empty, 2 for a matrix.
+    pub array_dimensions: usize,
+    /// Elements in storage order, `None` for NULL.
+    pub elements: Vec<Option<T>>,
+    lifetime: PhantomData<&'a ()>,
+}
+
+/// Takes an array apart.
+///
+/// # Safety
+/// `datum` is an array of `T` that outlives `'a`.
+pub unsafe fn array<'a, T: Element>(datum: Datum) -> ArrayParts<'a, T> {
+    let mut values = std::ptr::null_mut();
+    let mut nulls = std::ptr::null_mut();
+    let mut count = 0;
+    // SAFETY: the caller says what the array holds; PostgreSQL returns `count` values and as many NULL flags.
+    unsafe {
+        let array = pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast::<pg_sys::ArrayType>();
+        pg_sys::deconstruct_array(
+            array,
+            T::TYPE,
+            T::LENGTH.into(),
+            T::BY_VALUE,
+            T::ALIGNMENT,
+            &mut values,
+            &mut nulls,
+            &mut count,
+        );
+        let elements = (0..count as usize)
+            .map(|index| if *nulls.add(index) { None } else { Some(T::from_datum(*values.add(index))) })
+            .collect();
+        ArrayParts { array_dimensions: (*array).ndim as usize, elements, lifetime: PhantomData }
+    }
+}
+
+/// Builds a one-dimensional array of numbers.
+pub fn new_array<T: Element>(elements: &mut [Datum]) -> Datum {
+    // SAFETY: PostgreSQL copies the elements, which the caller made of type `T` (numbers are their own datums).
+    unsafe {
+        Datum::from(pg_sys::construct_array(
+            elements.as_mut_ptr(),
+            elements.len() as i32,
+            T::TYPE,
+            T::LENGTH.into(),
+            T::BY_VALUE,
+            T::ALIGNMENT,
+        ))
+    }
+}
+
+/// Builds a one-dimensional array of vectors, with NULLs where there are none.
+pub fn new_vector_array(vectors: &[Option<Vector<'_>>], array_type: pg_sys::Oid) -> Datum {
+    let mut nulls: Vec<bool> = vectors.iter().map(Option::is_none).collect();
+    let mut elements: Vec<Datum> = vectors.iter().map(|vector| vector.map_or(Datum::from(0), new_vector)).collect();
+    let mut lengths = [vectors.len() as i32];
+    let mut lower_bounds = [1];
+    // SAFETY: PostgreSQL copies `lengths[0]` elements, of the element type that it names itself for our array type.
+    unsafe {
+        let element_type = pg_sys::get_element_type(array_type);
+        if vectors.is_empty() {
+            return Datum::from(pg_sys::construct_empty_array(element_type));
+        }
+        Datum::from(pg_sys::construct_md_array(
+            elements.as_mut_ptr(),
+            nulls.as_mut_ptr(),
+            1,
+            lengths.as_mut_ptr(),
+            lower_bounds.as_mut_ptr(),
+            element_type,
+            -1,
+            false,
+            pg_sys::TYPALIGN_INT as c_char,
+        ))
+    }
+}
+
+/// The numbers between the parentheses of a type, from the `cstring[]` that `typmod_in` receives.
+pub fn type_modifiers(array: Datum) -> Vec<i32> {
+    let mut count = 0;
+    // SAFETY: PostgreSQL passes a cstring array to typmod_in and returns `count` numbers.
+    unsafe {
+        let array = pg_sys::pg_detoast_datum(array.cast_mut_ptr()).cast::<pg_sys::ArrayType>();
+        let modifiers = pg_sys::ArrayGetIntegerTypmods(array, &mut count);
+        std::slice::from_raw_parts(modifiers, count as usize).to_vec()
+    }
+}
+
+/// Takes the bytes that are left in the message a `recv` function was given.
+pub fn take_message(internal: Datum) -> Vec<u8> {
+    // SAFETY: PostgreSQL passes a StringInfo to recv functions; `cursor` never passes `len`.
+    unsafe {
+        let message: pg_sys::StringInfo = internal.cast_mut_ptr();
+        let (start, end) = ((*message).cursor as usize, (*message).len as usize);
+        (*message).cursor = (*message).len;
+        std::slice::from_raw_parts((*message).data.cast::<u8>().add(start), end - start).to_vec()
+    }
+}
+
+/// PostgreSQL's own hash of a byte string, so that hash joins and partitions spread as they do for its own types.
+pub fn hash(bytes: &[u8], seed: u64) -> u64 {
+    unsafe extern "C-unwind" {
+        // Declared in common/hashfn.h, which pgrx does not bind.
+        fn hash_bytes_extended(bytes: *const u8, length: i32, seed: u64) -> u64;
+    }
+    // SAFETY: reads `length` bytes at a valid pointer and cannot raise an error.
+    unsafe { hash_bytes_extended(bytes.as_ptr(), bytes.len() as i32, seed) }
+}
+
+/// A C string for PostgreSQL; bytes after a NUL, which no name of ours has, are cut off.
+pub fn c_string(text: &str) -> CString {
+    let end = text.find('\0').unwrap_or(text.len());
+    CString::new(&text[..end]).unwrap_or_default()
+}
