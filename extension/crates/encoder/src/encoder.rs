@@ -1,0 +1,287 @@
+//! One loaded model: texts and clips in, embeddings out. Knows batching, windows and repetition; the computing is behind
+//! [`Backend`]. Knows no sockets and no queue.
+
+use esr_audio::{SILENCE_PEAK, Waveform};
+
+use crate::backend::{Backend, Batch, Cancel, RunError};
+use crate::bundle::{Bundle, GOLDEN_FILE, Manifest, TOKENIZER_FILE};
+use crate::embedding::Embedding;
+use crate::golden::{self, Golden, GoldenError};
+use crate::runtime::Runtime;
+use crate::tokenizer::{TextError, Tokenizer};
+
+/// Padded samples of one pass through the speech tower, in seconds: enough to fill a core, small enough that a cancelled
+/// run and its memory end soon.
+const BATCH_SECONDS: f64 = 60.0;
+/// Padded tokens of one pass through the text tower.
+const BATCH_TOKENS: usize = 2_048;
+/// Of a batch's rows, the shortest is at least this part of the longest: the rest would be computed on padding.
+const SHORTEST_SHARE: f64 = 0.9;
+
+/// Why there are no embeddings.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum EmbedError {
+    /// One of the texts cannot be embedded.
+    #[error("text {item}: {source}")]
+    Text {
+        /// Zero-based position.
+        item: usize,
+        /// Why.
+        source: TextError,
+    },
+    /// A clip is at another rate than the model's: the caller's mistake.
+    #[error("clip {item} is at {rate} Hz, the model takes {expected} Hz")]
+    Rate {
+        /// Zero-based position.
+        item: usize,
+        /// Of the clip.
+        rate: u32,
+        /// Of the model.
+        expected: u32,
+    },
+    /// The model or ONNX Runtime fails, or the request was cancelled.
+    #[error(transparent)]
+    Run(#[from] RunError),
+}
+
+/// Why a bundle cannot be used although its files are what its manifest states.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// `tokenizer.json` is wrong.
+    #[error("{TOKENIZER_FILE}: {0}")]
+    Tokenizer(String),
+    /// An ONNX file is wrong.
+    #[error("{0}")]
+    Model(String),
+    /// The golden vectors are not met.
+    #[error(transparent)]
+    Golden(#[from] GoldenError),
+}
+
+/// One loaded model.
+pub struct Encoder {
+    manifest: Manifest,
+    tag: u64,
+    tokenizer: Tokenizer,
+    backend: Box<dyn Backend>,
+    passes: u64,
+}
+
+impl Encoder {
+    /// Loads both towers and the tokenizer, and checks the golden vectors.
+    pub fn load(bundle: &Bundle, runtime: &Runtime) -> Result<Self, LoadError> {
+        let backend = runtime.backend(bundle).map_err(LoadError::Model)?;
+        let mut encoder = Self::with_backend(bundle, Box::new(backend))?;
+        golden::check(&mut encoder, &Golden::parse(bundle.required(GOLDEN_FILE))?)?;
+        encoder.passes = 0;
+        Ok(encoder)
+    }
+
+    /// Joins a bundle's tokenizer and limits with any backend, without golden check.
+    pub fn with_backend(bundle: &Bundle, backend: Box<dyn Backend>) -> Result<Self, LoadError> {
+        let manifest = bundle.manifest().clone();
+        let tokenizer = Tokenizer::from_bytes(bundle.required(TOKENIZER_FILE), manifest.text.max_tokens)
+            .map_err(LoadError::Tokenizer)?;
+        Ok(Self { tag: bundle.tag(), manifest, tokenizer, backend, passes: 0 })
+    }
+
+    /// What the bundle says about itself.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The bundle's identity.
+    pub fn tag(&self) -> u64 {
+        self.tag
+    }
+
+    /// Elements per embedding.
+    pub fn dimension(&self) -> usize {
+        self.manifest.dimension
+    }
+
+    /// The rate that clips must have, in samples per second.
+    pub fn sample_rate(&self) -> u32 {
+        self.manifest.speech.sample_rate
+    }
+
+    /// Passes through a tower so far, the golden check left out.
+    pub fn passes(&self) -> u64 {
+        self.passes
+    }
+
+    /// One embedding per text, in order. Texts longer than the model takes are cut at its last token.
+    pub fn embed_texts(&mut self, texts: &[&str], cancel: &Cancel) -> Result<Vec<Embedding>, EmbedError> {
+        let encode = |(item, text): (usize, &&str)| {
+            self.tokenizer.encode(text).map_err(|source| EmbedError::Text { item, source })
+        };
+        let tokens = texts.iter().enumerate().map(encode).collect::<Result<Vec<_>, _>>()?;
+        let rows: Vec<&[i64]> = tokens.iter().map(Vec::as_slice).collect();
+        Ok(self.run_sorted(&rows, BATCH_TOKENS, Batch::text, cancel)?)
+    }
+
+    /// One embedding per clip, in order. Clips shorter than the model's minimum are repeated up to it; longer ones than it
+    /// takes are cut into equal windows, silent windows are left out, and the embedding is the direction of the mean.
+    pub fn embed_speech(&mut self, clips: &[Waveform], cancel: &Cancel) -> Result<Vec<Embedding>, EmbedError> {
+        let expected = self.sample_rate();
+        if let Some(item) = clips.iter().position(|clip| clip.rate() != expected) {
+            return Err(EmbedError::Rate { item, rate: clips[item].rate(), expected });
+        }
+        let (shortest, longest) = (self.manifest.speech.min_samples(), self.manifest.speech.max_samples());
+        let repeated: Vec<Option<Vec<f32>>> = clips
+            .iter()
+            .map(|clip| clip.samples())
+            .map(|samples| (samples.len() < shortest).then(|| repeat(samples, shortest)))
+            .collect();
+        let mut rows: Vec<&[f32]> = Vec::new();
+        let mut rows_of_clip = Vec::with_capacity(clips.len());
+        for (clip, repeated) in clips.iter().zip(&repeated) {
+            let before = rows.len();
+            rows.extend(windows(repeated.as_deref().unwrap_or(clip.samples()), longest));
+            rows_of_clip.push(rows.len() - before);
+        }
+        let budget = (BATCH_SECONDS * f64::from(expected)) as usize;
+        let mut embedded = self.run_sorted(&rows, budget, Batch::speech, cancel)?.into_iter();
+        let mean = |count: usize| -> Result<Embedding, EmbedError> {
+            let parts: Vec<Embedding> = embedded.by_ref().take(count).collect();
+            Ok(Embedding::mean(&parts).map_err(RunError::Answer)?)
+        };
+        rows_of_clip.into_iter().map(mean).collect()
+    }
+
+    /// Runs rows in batches of similar length, longest first, and puts the answers back in order.
+    fn run_sorted<T>(
+        &mut self,
+        rows: &[&[T]],
+        budget: usize,
+        batch: impl Fn(&[&[T]]) -> Batch,
+        cancel: &Cancel,
+    ) -> Result<Vec<Embedding>, RunError> {
+        let mut order: Vec<usize> = (0..rows.len()).collect();
+        order.sort_by_key(|at| std::cmp::Reverse(rows[*at].len()));
+        let mut answers: Vec<Option<Embedding>> = vec![None; rows.len()];
+        let mut rest = order.as_slice();
+        while let Some(first) = rest.first() {
+            let longest = rows[*first].len();
+            let most = (budget / longest.max(1)).max(1);
+            let similar = |at: &&usize| rows[**at].len() as f64 >= SHORTEST_SHARE * longest as f64;
+            let count = rest.iter().take(most).take_while(similar).count();
+            let (now, later) = rest.split_at(count);
+            rest = later;
+            let inputs: Vec<&[T]> = now.iter().map(|at| rows[*at]).collect();
+            let embeddings = self.backend.run(&batch(&inputs), cancel)?;
+            self.passes += 1;
+            if embeddings.len() != now.len() {
+                let reason = format!("{} answers to {} inputs", embeddings.len(), now.len());
+                return Err(RunError::Runtime(reason));
+            }
+            now.iter().zip(embeddings).for_each(|(at, embedding)| answers[*at] = Some(embedding));
+        }
+        Ok(answers.into_iter().flatten().collect())
+    }
+}
+
+/// The samples over and over, `length` of them.
+fn repeat(samples: &[f32], length: usize) -> Vec<f32> {
+    samples.iter().copied().cycle().take(length).collect()
+}
+
+/// The fewest equal parts of at most `longest` samples, without the silent ones. A clip in one part is never left out.
+fn windows(samples: &[f32], longest: usize) -> impl Iterator<Item = &[f32]> {
+    let count = samples.len().div_ceil(longest).max(1);
+    let part = move |at: usize| &samples[at * samples.len() / count..(at + 1) * samples.len() / count];
+    let sounds = |window: &[f32]| window.iter().any(|sample| sample.abs() >= SILENCE_PEAK);
+    (0..count).map(part).filter(move |window| count == 1 || sounds(window))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::backend::fake::Fake;
+
+    type Runs = Arc<Mutex<Vec<(usize, usize)>>>;
+
+    /// The tiny bundle's limits (0.25 to 2 seconds at 16 kHz, 16 tokens) around the fake.
+    fn encoder() -> (Encoder, Runs) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny-bundle");
+        let bundle = Bundle::open(&folder).unwrap();
+        let runs = Runs::default();
+        let fake = Fake { dimension: bundle.manifest().dimension, runs: runs.clone() };
+        (Encoder::with_backend(&bundle, Box::new(fake)).unwrap(), runs)
+    }
+
+    fn clip(samples: usize, level: f32) -> Waveform {
+        Waveform::new((0..samples).map(|n| level * (1.0 + (n % 7) as f32)).collect(), 16_000).unwrap()
+    }
+
+    #[test]
+    fn windows_are_equal_and_cover_everything() {
+        for (samples, longest, expected) in [(10, 10, vec![10]), (11, 10, vec![5, 6]), (25, 10, vec![8, 8, 9])] {
+            let sound = vec![0.5; samples];
+            let lengths: Vec<usize> = windows(&sound, longest).map(<[f32]>::len).collect();
+            assert_eq!(lengths, expected);
+        }
+        let half_silent: Vec<f32> = (0..20).map(|n| if n < 10 { 0.0 } else { 0.5 }).collect();
+        assert_eq!(windows(&half_silent, 10).count(), 1);
+        assert_eq!(repeat(&[1.0, 2.0, 3.0], 7), [1.0, 2.0, 3.0, 1.0, 2.0, 3.0, 1.0]);
+    }
+
+    #[test]
+    fn answers_come_in_the_order_of_the_clips_and_little_is_padded() {
+        let (mut encoder, runs) = encoder();
+        let clips: Vec<Waveform> =
+            [8_000, 31_000, 8_100, 16_000, 30_500].iter().map(|samples| clip(*samples, 1e-3)).collect();
+        let together = encoder.embed_speech(&clips, &Cancel::default()).unwrap();
+        assert_eq!(*runs.lock().unwrap(), [(2, 31_000), (1, 16_000), (2, 8_100)]);
+        for (clip, together) in clips.iter().zip(&together) {
+            let alone = encoder.embed_speech(std::slice::from_ref(clip), &Cancel::default()).unwrap();
+            assert_eq!(alone[0], *together);
+        }
+        assert_eq!(encoder.passes(), 3 + 5);
+    }
+
+    #[test]
+    fn short_clips_are_repeated_and_long_ones_averaged() {
+        let (mut encoder, runs) = encoder();
+        let short = clip(1_000, 0.01);
+        let repeated = Waveform::new(repeat(short.samples(), 4_000), 16_000).unwrap();
+        let both = encoder.embed_speech(&[short, repeated], &Cancel::default()).unwrap();
+        assert_eq!(both[0], both[1]);
+        runs.lock().unwrap().clear();
+        let long = clip(80_001, 1e-5);
+        let whole = encoder.embed_speech(std::slice::from_ref(&long), &Cancel::default()).unwrap();
+        assert_eq!(*runs.lock().unwrap(), [(3, 26_667)]);
+        let parts: Vec<Waveform> =
+            windows(long.samples(), 32_000).map(|window| Waveform::new(window.to_vec(), 16_000).unwrap()).collect();
+        let parts = encoder.embed_speech(&parts, &Cancel::default()).unwrap();
+        assert_eq!(whole[0], Embedding::mean(&parts).unwrap());
+    }
+
+    #[test]
+    fn wrong_inputs_are_named() {
+        let (mut encoder, _) = encoder();
+        let wrong = Waveform::new(vec![0.5; 100], 8_000).unwrap();
+        let error = encoder.embed_speech(&[clip(100, 0.1), wrong], &Cancel::default()).unwrap_err();
+        assert_eq!(error, EmbedError::Rate { item: 1, rate: 8_000, expected: 16_000 });
+        for empty in ["", " \t\n"] {
+            let error = encoder.embed_texts(&["calm", empty], &Cancel::default()).unwrap_err();
+            assert_eq!(error, EmbedError::Text { item: 1, source: TextError::Empty });
+        }
+        let cancel = Cancel::default();
+        cancel.cancel();
+        assert_eq!(encoder.embed_texts(&["calm"], &cancel), Err(EmbedError::Run(RunError::Cancelled)));
+        assert_eq!(encoder.embed_texts(&[], &Cancel::default()), Ok(vec![]));
+    }
+
+    #[test]
+    fn long_texts_are_cut_at_the_last_token() {
+        let (mut encoder, runs) = encoder();
+        let long = "a very long description of a voice ".repeat(20);
+        let two = encoder.embed_texts(&[&long, &format!("{long} and more")], &Cancel::default()).unwrap();
+        assert_eq!(two[0], two[1]);
+        assert_eq!(*runs.lock().unwrap(), [(2, 16)]);
+    }
+}

@@ -1,0 +1,172 @@
+//! ONNX Runtime: its library, its sessions, one backend per bundle. The only file that names `ort`.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use ort::environment::Environment;
+use ort::logging::LogLevel;
+use ort::session::builder::GraphOptimizationLevel;
+use ort::session::{RunOptions, Session};
+use ort::value::Tensor;
+
+use crate::backend::{Backend, Batch, Cancel, RunError};
+use crate::bundle::{Bundle, SPEECH_FILE, TEXT_FILE};
+use crate::embedding::Embedding;
+
+/// All fusions: weight-only int8 is written as Cast and Mul on constants, which this folds at load.
+const OPTIMISATION: GraphOptimizationLevel = GraphOptimizationLevel::All;
+
+/// The oldest ONNX Runtime whose C interface is the one called here; `ort`'s feature `api-24` says the same.
+pub const MINIMUM_VERSION: &str = "1.24";
+
+/// Why ONNX Runtime cannot be used.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum RuntimeError {
+    /// No file there.
+    #[error(
+        "ONNX Runtime's library {path} is missing; install ONNX Runtime {MINIMUM_VERSION} or newer \
+         (libonnxruntime.so, as in the onnxruntime wheel of PyPI) and set its path"
+    )]
+    Missing {
+        /// As given.
+        path: PathBuf,
+    },
+    /// A file, but not a usable library.
+    #[error("{path} is not a usable ONNX Runtime library: {reason}; install ONNX Runtime {MINIMUM_VERSION} or newer")]
+    Unusable {
+        /// As given.
+        path: PathBuf,
+        /// The loader's message.
+        reason: String,
+    },
+    /// Another library is loaded already; a process has one.
+    #[error("{path} was asked for, but {loaded} is loaded already")]
+    AlreadyLoaded {
+        /// As given now.
+        path: PathBuf,
+        /// As given before.
+        loaded: PathBuf,
+    },
+}
+
+/// ONNX Runtime, loaded. Clones share it; a process can have only one.
+#[derive(Clone)]
+pub struct Runtime {
+    environment: Environment,
+    threads: usize,
+}
+
+static LOADED: Mutex<Option<(PathBuf, Environment)>> = Mutex::new(None);
+
+impl Runtime {
+    /// Loads the library at `path`, for sessions that use `threads` threads each (at least one).
+    pub fn load(path: &Path, threads: usize) -> Result<Self, RuntimeError> {
+        let threads = threads.max(1);
+        // A relative path would be looked up beside the program first, which surprises.
+        let path = path.canonicalize().map_err(|_| RuntimeError::Missing { path: path.into() })?;
+        let mut loaded = LOADED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some((before, environment)) = loaded.as_ref() {
+            if *before != path {
+                return Err(RuntimeError::AlreadyLoaded { path, loaded: before.clone() });
+            }
+            return Ok(Self { environment: environment.clone(), threads });
+        }
+        let unusable = |reason: String| RuntimeError::Unusable { path: path.clone(), reason };
+        let builder = ort::init_from(&path).map_err(|error| unusable(error.to_string()))?;
+        let environment =
+            builder.with_name("esr").with_telemetry(false).build().map_err(|error| unusable(error.to_string()))?;
+        environment.set_log_level(LogLevel::Error);
+        *loaded = Some((path, environment.clone()));
+        Ok(Self { environment, threads })
+    }
+
+    /// Sessions for both towers of a bundle. The error names the file and says what ONNX Runtime says.
+    pub fn backend(&self, bundle: &Bundle) -> Result<impl Backend + use<>, String> {
+        let dimension = bundle.manifest().dimension;
+        let open = |name: &'static str, inputs: [&str; 2]| -> Result<Session, String> {
+            let session = self.session(bundle.required(name)).map_err(|error| format!("{name}: {error}"))?;
+            for input in inputs {
+                if !session.inputs().iter().any(|outlet| outlet.name() == input) {
+                    return Err(format!("{name}: it has no input named {input:?}"));
+                }
+            }
+            if !session.outputs().iter().any(|outlet| outlet.name() == OUTPUT) {
+                return Err(format!("{name}: it has no output named {OUTPUT:?}"));
+            }
+            Ok(session)
+        };
+        Ok(OnnxBackend {
+            speech: open(SPEECH_FILE, ["waveform", "length"])?,
+            text: open(TEXT_FILE, ["input_ids", "attention_mask"])?,
+            dimension,
+        })
+    }
+
+    fn session(&self, model: &[u8]) -> Result<Session, String> {
+        let text = |error: ort::Error| error.to_string();
+        Session::builder(&self.environment)
+            .map_err(text)?
+            .with_log_level(LogLevel::Error)
+            .map_err(|error| error.to_string())?
+            .with_optimization_level(OPTIMISATION)
+            .map_err(|error| error.to_string())?
+            .with_intra_threads(self.threads)
+            .map_err(|error| error.to_string())?
+            // A spinning thread takes a core from PostgreSQL for a gain that a request of milliseconds does not see.
+            .with_intra_op_spinning(false)
+            .map_err(|error| error.to_string())?
+            .with_inter_op_spinning(false)
+            .map_err(|error| error.to_string())?
+            .commit_from_memory(model)
+            .map_err(text)
+    }
+}
+
+const OUTPUT: &str = "embedding";
+
+struct OnnxBackend {
+    speech: Session,
+    text: Session,
+    dimension: usize,
+}
+
+impl Backend for OnnxBackend {
+    fn run(&mut self, batch: &Batch, cancel: &Cancel) -> Result<Vec<Embedding>, RunError> {
+        if cancel.is_cancelled() {
+            return Err(RunError::Cancelled);
+        }
+        let fail = |error: ort::Error| RunError::Runtime(error.to_string());
+        let rows = batch.rows();
+        let (session, inputs) = match batch {
+            Batch::Speech { waveforms, lengths, samples } => {
+                let waveforms = Tensor::from_array(([rows, *samples], waveforms.clone())).map_err(fail)?;
+                let lengths = Tensor::from_array(([rows], lengths.clone())).map_err(fail)?;
+                (&mut self.speech, ort::inputs!["waveform" => waveforms, "length" => lengths])
+            }
+            Batch::Text { ids, mask, tokens } => {
+                let ids = Tensor::from_array(([rows, *tokens], ids.clone())).map_err(fail)?;
+                let mask = Tensor::from_array(([rows, *tokens], mask.clone())).map_err(fail)?;
+                (&mut self.text, ort::inputs!["input_ids" => ids, "attention_mask" => mask])
+            }
+        };
+        let options = Arc::new(RunOptions::new().map_err(fail)?);
+        let stop = options.clone();
+        let result = cancel.during(
+            move || {
+                let _ = stop.terminate();
+            },
+            || session.run_with_options(inputs, &options),
+        );
+        let outputs = match result {
+            Ok(outputs) => outputs,
+            Err(_) if cancel.is_cancelled() => return Err(RunError::Cancelled),
+            Err(error) => return Err(fail(error)),
+        };
+        let (shape, values) = outputs[OUTPUT].try_extract_tensor::<f32>().map_err(fail)?;
+        if shape.len() != 2 || shape[0] != rows as i64 || shape[1] < 1 {
+            return Err(RunError::Runtime(format!("the output has shape {shape:?} for {rows} inputs")));
+        }
+        let rows = values.chunks_exact(shape[1] as usize);
+        rows.map(|row| Ok(Embedding::from_row(row, self.dimension)?)).collect()
+    }
+}
