@@ -201,6 +201,11 @@ impl Cluster {
         self.folder.join("data")
     }
 
+    /// The folder that holds the data directory and the log.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// The folder that holds the socket.
     pub fn socket_folder(&self) -> &Path {
         &self.sockets

@@ -4,4 +4,5 @@
 //! killed or not. Also used by the demo and the benchmarks. Knows nothing of the extension's insides.
 
 pub mod cluster;
+pub mod models;
 pub mod processes;
