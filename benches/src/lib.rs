@@ -1,1 +1,0 @@
-//! Benchmarks: kernels, exact scans, embedding latency.
