@@ -3,9 +3,12 @@
 //! Every operation has its own small error enum; this file alone turns them into [`SqlError`]. Applications may rely on
 //! the SQLSTATEs; `COMMENT`s in the install script and the README name them.
 
+use esr_wire::{Failure, FailureKind};
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::panic::ErrorReport;
 
+use crate::client::EmbedError;
+use crate::trigger::TriggerError;
 use crate::vector::VectorError;
 
 /// An error as PostgreSQL reports it.
@@ -92,6 +95,97 @@ impl From<VectorError> for SqlError {
                 .hint("The stored value was not written by esr; restore the row from a backup."),
             VectorError::BadAggregateState => SqlError::new(State::ERRCODE_INVALID_PARAMETER_VALUE, message)
                 .hint("The functions behind avg(esr_vector) and sum(esr_vector) are not meant to be called directly."),
+        }
+    }
+}
+
+impl From<EmbedError> for SqlError {
+    fn from(error: EmbedError) -> Self {
+        use PgSqlErrorCode as State;
+        let message = error.to_string();
+        match error {
+            EmbedError::Refused(failure) => failure.into(),
+            EmbedError::NotStartable(_) => SqlError::new(State::ERRCODE_SYSTEM_ERROR, message).hint(
+                "It is tried again every few seconds. Look at esr.embedder_program, esr.onnxruntime_library and \
+                 esr.model_directory, and into the server log; \"make install\" puts the files in place.",
+            ),
+            EmbedError::Unavailable { .. } => SqlError::new(State::ERRCODE_SYSTEM_ERROR, message)
+                .hint("Look into the server log, or raise esr.embedder_timeout."),
+            EmbedError::NoWorkerSlot => SqlError::new(State::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED, message)
+                .hint("Raise max_worker_processes, or add esr to shared_preload_libraries; both need a restart."),
+            EmbedError::Died(_) => SqlError::new(State::ERRCODE_SYSTEM_ERROR, message).hint(
+                "It is started again by itself: repeat the statement. The server log says how it ended; if it ends each \
+                 time, one of the inputs is to blame.",
+            ),
+            EmbedError::TooSlow(_) => SqlError::new(State::ERRCODE_SYSTEM_ERROR, message)
+                .hint("Send fewer or shorter inputs at a time, or raise esr.embedder_timeout."),
+            EmbedError::Stranger { .. } => SqlError::new(State::ERRCODE_INSUFFICIENT_PRIVILEGE, message)
+                .hint("Somebody else has placed a socket in the data directory; check its permissions."),
+            EmbedError::Mismatch(_) => SqlError::new(State::ERRCODE_SYSTEM_ERROR, message)
+                .hint("Install esr and esr-embedder of the same release, then restart the server."),
+            EmbedError::Request(_) => SqlError::new(State::ERRCODE_PROGRAM_LIMIT_EXCEEDED, message)
+                .hint("Send fewer or shorter inputs at a time."),
+        }
+    }
+}
+
+impl From<Failure> for SqlError {
+    fn from(failure: Failure) -> Self {
+        use PgSqlErrorCode as State;
+        let (state, hint) = match failure.kind {
+            FailureKind::MalformedAudio => (
+                State::ERRCODE_INVALID_BINARY_REPRESENTATION,
+                "The bytea must hold a whole audio file: WAV, FLAC, Ogg Vorbis, MP3 or M4A.",
+            ),
+            FailureKind::UnsupportedAudio => {
+                (State::ERRCODE_FEATURE_NOT_SUPPORTED, "Convert the clip to WAV, FLAC, Ogg Vorbis, MP3 or AAC.")
+            }
+            FailureKind::AudioLimit => {
+                (State::ERRCODE_PROGRAM_LIMIT_EXCEEDED, "A superuser can raise the settings esr.audio_max_*.")
+            }
+            FailureKind::EmptyAudio => (State::ERRCODE_DATA_EXCEPTION, "A clip must hold audible sound."),
+            FailureKind::BadText => {
+                (State::ERRCODE_INVALID_PARAMETER_VALUE, "Describe a speaking style in a few words.")
+            }
+            FailureKind::UnknownModel => (
+                State::ERRCODE_UNDEFINED_OBJECT,
+                "The view esr_models lists the models; esr.default_model names the default.",
+            ),
+            FailureKind::BadModel => {
+                (State::ERRCODE_CONFIG_FILE_ERROR, "Install the model bundle again; its files do not belong together.")
+            }
+            FailureKind::MissingRuntime => (
+                State::ERRCODE_UNDEFINED_FILE,
+                "Install ONNX Runtime where esr.onnxruntime_library says, or change that setting and reload.",
+            ),
+            FailureKind::Timeout => (State::ERRCODE_SYSTEM_ERROR, "Raise esr.embedder_timeout."),
+            FailureKind::Overloaded => (State::ERRCODE_INSUFFICIENT_RESOURCES, "Repeat the statement later."),
+            FailureKind::OutOfMemory => (State::ERRCODE_OUT_OF_MEMORY, "Send fewer or shorter inputs at a time."),
+            FailureKind::Protocol => (
+                State::ERRCODE_SYSTEM_ERROR,
+                "Install esr and esr-embedder of the same release, then restart the server.",
+            ),
+            FailureKind::Internal => {
+                (State::ERRCODE_INTERNAL_ERROR, "This is a bug; please report it with the server log.")
+            }
+        };
+        SqlError::new(state, failure.message).hint(failure.hint.unwrap_or_else(|| hint.to_owned()))
+    }
+}
+
+impl From<TriggerError> for SqlError {
+    fn from(error: TriggerError) -> Self {
+        use PgSqlErrorCode as State;
+        let message = error.to_string();
+        match error {
+            TriggerError::NotAsTrigger => SqlError::new(State::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED, message)
+                .hint("Attach it with esr_attach(table, audio_column, style_column)."),
+            TriggerError::NoColumn { .. } | TriggerError::WrongType { .. } => {
+                SqlError::new(State::ERRCODE_UNDEFINED_COLUMN, message)
+                    .hint("The table has changed since; run esr_detach and esr_attach again.")
+            }
+            TriggerError::Embed { source, row } => SqlError::from(source).detail(row),
+            TriggerError::Vector(error) => error.into(),
         }
     }
 }

@@ -1,0 +1,185 @@
+//! `esr_embed_text` and `esr_embed_speech`: from SQL values to requests, from answers to vectors.
+
+use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
+
+use esr_wire::{ByteBuf, Failure, FailureKind, RequestBody, ResponseBody};
+use pgrx::pg_sys::Datum;
+
+use crate::cache::TextCache;
+use crate::client::{self, EmbedError};
+use crate::datum::{self, Bytes, ServerText};
+use crate::error::SqlError;
+use crate::fmgr::Call;
+use crate::vector::{OwnedVector, VectorError, tag::Tag};
+use crate::{server, settings, sql_function};
+
+sql_function!(esr_embed_text, text);
+sql_function!(esr_embed_text_array, text_array);
+sql_function!(esr_embed_speech, speech);
+sql_function!(esr_embed_speech_array, speech_array);
+
+/// Texts in one request.
+const TEXTS_PER_REQUEST: usize = 256;
+
+/// Clips in one request, and the bytes after which a request gets no further clip.
+const CLIPS_PER_REQUEST: usize = 32;
+const BYTES_PER_REQUEST: usize = 32 << 20;
+
+fn text(call: &Call) -> Result<Datum, SqlError> {
+    let (text, model) = (call.text(0)?, model(call)?);
+    with_cache(|cache| {
+        if let Some(known) = cache.get(&model, &text) {
+            return Ok(datum::new_vector(known.as_vector()));
+        }
+        let [embedding] =
+            one(embed(RequestBody::EmbedText { model: model.to_string(), texts: vec![text.to_string()] }, 1)?);
+        cache.put(&model, &text, &embedding, settings::text_cache_entries());
+        Ok(datum::new_vector(embedding.as_vector()))
+    })
+}
+
+fn text_array(call: &Call) -> Result<Datum, SqlError> {
+    let parts = call.array::<ServerText>(0);
+    let model = model(call)?;
+    let mut texts = Vec::with_capacity(parts.elements.len());
+    for element in &parts.elements {
+        texts.push(element.as_ref().map(|text| datum::to_utf8(text.bytes())).transpose()?);
+    }
+    let results = with_cache(|cache| {
+        let mut results: Vec<Option<OwnedVector>> =
+            texts.iter().map(|text| text.as_ref().and_then(|text| cache.get(&model, text).cloned())).collect();
+        let wanted: Vec<usize> =
+            (0..texts.len()).filter(|index| texts[*index].is_some() && results[*index].is_none()).collect();
+        for chunk in wanted.chunks(TEXTS_PER_REQUEST) {
+            let request = chunk.iter().filter_map(|index| texts[*index].as_deref().map(str::to_owned)).collect();
+            let body = RequestBody::EmbedText { model: model.to_string(), texts: request };
+            let embeddings = embed(body, chunk.len()).map_err(|error| name_element(error, chunk))?;
+            for (index, embedding) in chunk.iter().zip(embeddings) {
+                if let Some(text) = &texts[*index] {
+                    cache.put(&model, text, &embedding, settings::text_cache_entries());
+                }
+                results[*index] = Some(embedding);
+            }
+        }
+        Ok(results)
+    })?;
+    Ok(vector_array(call, &results))
+}
+
+fn speech(call: &Call) -> Result<OwnedVector, SqlError> {
+    Ok(embed_clip(call.bytes(0), &model(call)?)?)
+}
+
+/// Embeds one clip: also what the trigger of `esr_attach` calls.
+pub fn embed_clip(clip: &[u8], model: &str) -> Result<OwnedVector, EmbedError> {
+    let limits = settings::audio_limits();
+    check_size(clip)?;
+    let clips = vec![ByteBuf::from(clip)];
+    let [embedding] = one(embed(RequestBody::EmbedSpeech { model: model.to_owned(), clips, limits }, 1)?);
+    Ok(embedding)
+}
+
+fn speech_array(call: &Call) -> Result<Datum, SqlError> {
+    let parts = call.array::<Bytes>(0);
+    let model = model(call)?;
+    let mut results: Vec<Option<OwnedVector>> = vec![None; parts.elements.len()];
+    let mut waiting =
+        parts.elements.iter().enumerate().filter_map(|(index, clip)| Some((index, clip.as_ref()?))).peekable();
+    while waiting.peek().is_some() {
+        let (mut indices, mut clips, mut bytes) = (Vec::new(), Vec::new(), 0);
+        while clips.len() < CLIPS_PER_REQUEST && bytes < BYTES_PER_REQUEST {
+            let Some((index, clip)) = waiting.next() else { break };
+            let clip = clip.bytes();
+            check_size(clip).map_err(|error| name_element(error, &[index]))?;
+            bytes += clip.len();
+            indices.push(index);
+            clips.push(ByteBuf::from(clip));
+        }
+        let body = RequestBody::EmbedSpeech { model: model.to_string(), clips, limits: settings::audio_limits() };
+        let embeddings = embed(body, indices.len()).map_err(|error| name_element(error, &indices))?;
+        for (index, embedding) in indices.into_iter().zip(embeddings) {
+            results[index] = Some(embedding);
+        }
+    }
+    Ok(vector_array(call, &results))
+}
+
+/// The model named in the second argument, else the default.
+fn model<'a>(call: &'a Call) -> Result<Cow<'a, str>, SqlError> {
+    if call.count() > 1 { call.text(1) } else { Ok(settings::default_model().into()) }
+}
+
+/// Asks for `count` embeddings and checks that this is what came.
+fn embed(body: RequestBody, count: usize) -> Result<Vec<OwnedVector>, EmbedError> {
+    let nonsense = |what: String| EmbedError::Mismatch(format!("answered with {what}"));
+    let ResponseBody::Embeddings { tag, dimension, values } = client::ask(body)? else {
+        return Err(nonsense("something other than embeddings".into()));
+    };
+    let dimension = dimension as usize;
+    if dimension == 0 || values.len() != count * dimension {
+        return Err(nonsense(format!("{} numbers for {count} embeddings of {dimension} elements", values.len())));
+    }
+    let embedding = |row: &[f32]| OwnedVector::new(Tag(tag), row.to_vec());
+    let embeddings: Result<Vec<_>, VectorError> = values.chunks_exact(dimension).map(embedding).collect();
+    embeddings.map_err(|error| nonsense(format!("a bad embedding: {error}")))
+}
+
+fn one(embeddings: Vec<OwnedVector>) -> [OwnedVector; 1] {
+    embeddings.try_into().expect("embed() returns as many embeddings as were asked for")
+}
+
+/// Refuses a clip that the embedder would refuse, before it is copied and sent.
+fn check_size(clip: &[u8]) -> Result<(), EmbedError> {
+    let max_bytes = settings::audio_limits().max_bytes;
+    if clip.len() as u64 <= max_bytes {
+        return Ok(());
+    }
+    Err(EmbedError::Refused(Failure {
+        kind: FailureKind::AudioLimit,
+        item: None,
+        message: format!("audio file of {} bytes is over the limit of {max_bytes}", clip.len()),
+        hint: Some("A superuser can raise esr.audio_max_bytes.".into()),
+    }))
+}
+
+/// Says which element of the SQL array a failure is about.
+fn name_element(error: EmbedError, indices: &[usize]) -> EmbedError {
+    match error {
+        EmbedError::Refused(mut failure) => {
+            let item = failure.item.map_or(0, |item| item as usize);
+            if let Some(index) = indices.get(item).filter(|_| failure.item.is_some() || indices.len() == 1) {
+                failure.message = format!("array element {}: {}", index + 1, failure.message);
+            }
+            EmbedError::Refused(failure)
+        }
+        other => other,
+    }
+}
+
+fn vector_array(call: &Call, results: &[Option<OwnedVector>]) -> Datum {
+    let vectors: Vec<_> = results.iter().map(|result| result.as_ref().map(OwnedVector::as_vector)).collect();
+    datum::new_vector_array(&vectors, call.return_type())
+}
+
+/// Lends the session's cache, emptied if the embedder it came from is gone. Looks once a statement: within one, a text
+/// has one embedding.
+fn with_cache<T>(run: impl FnOnce(&mut TextCache) -> Result<T, SqlError>) -> Result<T, SqlError> {
+    thread_local! {
+        static CACHE: RefCell<TextCache> = RefCell::new(TextCache::new());
+        static SEEN: Cell<(i64, Option<u64>)> = const { Cell::new((0, None)) };
+    }
+    CACHE.with_borrow_mut(|cache| {
+        let (statement, generation) = SEEN.get();
+        let now = server::statement_number();
+        if now != statement {
+            let current = client::generation();
+            if current != generation || current.is_none() {
+                cache.clear();
+            }
+        }
+        let result = run(cache);
+        SEEN.set((now, client::known_generation()));
+        result
+    })
+}

@@ -1,0 +1,172 @@
+//! The few things esr asks of the server process it runs in: waiting, background workers, where files lie.
+//!
+//! Unsafe is allowed here; every function is safe to call from the one thread of a PostgreSQL process.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, OsStr, c_char};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
+use pgrx::pg_sys;
+
+/// What to wait for on a file descriptor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interest {
+    /// Bytes, or the end, can be read.
+    Readable,
+    /// Bytes can be written.
+    Writable,
+}
+
+/// What happens to a waiting process whose postmaster has died.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnPostmasterDeath {
+    /// It exits at once.
+    Exit,
+    /// [`wait`] returns [`Woken::PostmasterDied`].
+    Tell,
+}
+
+/// Why [`wait`] returned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Woken {
+    /// The descriptor is ready, the time is up, or someone set the latch; look again at everything.
+    LookAgain,
+    /// There is no cluster any more.
+    PostmasterDied,
+}
+
+/// Sleeps until the descriptor is ready, the time is up, or a signal arrives. A cancelled statement, a timeout of the
+/// statement and a terminated session leave from here: as a panic that the guard turns into their error.
+pub fn wait(
+    descriptor: Option<(BorrowedFd<'_>, Interest)>,
+    limit: Option<Duration>,
+    on_death: OnPostmasterDeath,
+) -> Woken {
+    let mut events = pg_sys::WL_LATCH_SET;
+    events |= match on_death {
+        OnPostmasterDeath::Exit => pg_sys::WL_EXIT_ON_PM_DEATH,
+        OnPostmasterDeath::Tell => pg_sys::WL_POSTMASTER_DEATH,
+    };
+    let mut socket = pg_sys::PGINVALID_SOCKET;
+    if let Some((descriptor, interest)) = descriptor {
+        socket = descriptor.as_raw_fd();
+        events |= match interest {
+            Interest::Readable => pg_sys::WL_SOCKET_READABLE,
+            Interest::Writable => pg_sys::WL_SOCKET_WRITEABLE,
+        };
+    }
+    let mut milliseconds = -1;
+    if let Some(limit) = limit {
+        events |= pg_sys::WL_TIMEOUT;
+        // Rounded up, so that a wait that returns has not fallen short of its deadline by a part of a millisecond.
+        milliseconds = limit.as_micros().div_ceil(1000).try_into().unwrap_or(i64::from(i32::MAX));
+    }
+    // SAFETY: MyLatch belongs to this process from its start to its end, and the descriptor is open while it is borrowed.
+    let woken = unsafe {
+        let woken =
+            pg_sys::WaitLatchOrSocket(pg_sys::MyLatch, events as i32, socket, milliseconds, pg_sys::PG_WAIT_EXTENSION);
+        if woken & pg_sys::WL_LATCH_SET as i32 != 0 {
+            pg_sys::ResetLatch(pg_sys::MyLatch);
+        }
+        woken
+    };
+    check_interrupts();
+    if woken & pg_sys::WL_POSTMASTER_DEATH as i32 != 0 { Woken::PostmasterDied } else { Woken::LookAgain }
+}
+
+/// Leaves, with the error that is due, if the statement or the session is to end.
+pub fn check_interrupts() {
+    pg_sys::check_for_interrupts!();
+}
+
+/// Whether the library is being loaded by the postmaster through `shared_preload_libraries`.
+pub fn is_preloading() -> bool {
+    // SAFETY: reads a flag that only this process writes.
+    unsafe { pg_sys::process_shared_preload_libraries_in_progress }
+}
+
+/// A number that changes with every statement.
+pub fn statement_number() -> i64 {
+    // SAFETY: reads a time stamp of this process.
+    unsafe { pg_sys::GetCurrentStatementStartTimestamp() }
+}
+
+/// Reads the configuration files again, after SIGHUP.
+pub fn reload_settings() {
+    // SAFETY: called outside a transaction by a background worker, as PostgreSQL's own auxiliary processes do.
+    unsafe {
+        pg_sys::ConfigReloadPending = 0;
+        pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
+    }
+}
+
+/// Refuses settings under this prefix that nobody defined.
+pub fn reserve_setting_prefix(prefix: &'static CStr) {
+    // SAFETY: PostgreSQL copies the name.
+    unsafe { pg_sys::MarkGUCPrefixReserved(prefix.as_ptr()) }
+}
+
+/// `pg_config --sharedir`, as this server was started.
+pub fn share_directory() -> PathBuf {
+    let mut path: [c_char; pg_sys::MAXPGPATH as usize] = [0; pg_sys::MAXPGPATH as usize];
+    // SAFETY: PostgreSQL writes at most MAXPGPATH bytes, NUL-terminated.
+    unsafe {
+        pg_sys::get_share_path((&raw const pg_sys::my_exec_path).cast(), path.as_mut_ptr());
+        from_c(path.as_ptr())
+    }
+}
+
+/// `pg_config --pkglibdir`, as this server was started.
+pub fn library_directory() -> PathBuf {
+    // SAFETY: a NUL-terminated array that PostgreSQL fills at start.
+    unsafe { from_c((&raw const pg_sys::pkglib_path).cast()) }
+}
+
+/// # Safety
+/// `path` is NUL-terminated.
+unsafe fn from_c(path: *const c_char) -> PathBuf {
+    // SAFETY: as the caller says.
+    OsStr::from_bytes(unsafe { CStr::from_ptr(path) }.to_bytes()).into()
+}
+
+/// When a worker is started again after it ended by itself.
+const WORKER_RESTART: Duration = Duration::from_secs(1);
+
+fn supervisor_worker() -> BackgroundWorkerBuilder {
+    BackgroundWorkerBuilder::new("esr supervisor")
+        .set_type("esr supervisor")
+        .set_library("$libdir/esr")
+        .set_function("esr_supervisor_main")
+        // As soon as a hot standby answers queries, it may be asked for embeddings.
+        .set_start_time(BgWorkerStartTime::ConsistentState)
+}
+
+/// Registers the supervisor with the postmaster that is loading this library.
+pub fn register_static_supervisor() {
+    supervisor_worker().set_restart_time(Some(WORKER_RESTART)).load();
+}
+
+/// Asks the postmaster to start a supervisor and waits until it runs; `false` if there is no free worker slot.
+pub fn start_dynamic_supervisor() -> bool {
+    // SAFETY: reads this process's id.
+    let me = unsafe { pg_sys::MyProcPid };
+    match supervisor_worker().set_notify_pid(me).load_dynamic() {
+        Ok(worker) => {
+            // It may already have ended again, because another supervisor was faster. The caller looks for itself.
+            let _ = worker.wait_for_startup();
+            true
+        }
+        Err(_) => false,
+    }
+}
+
+/// Ends this process the way a background worker does.
+pub fn exit(code: i32) -> ! {
+    // SAFETY: runs PostgreSQL's exit callbacks; nothing of ours is on the stack that must be dropped, because the
+    // caller has given everything back.
+    unsafe { pg_sys::proc_exit(code) }
+}

@@ -1,0 +1,191 @@
+//! Settings, `esr.*`: their names, defaults, limits and who may change them. The one home of each number.
+//!
+//! What decides which program runs, and what it loads, is read by the one supervisor of the cluster and can therefore
+//! only stand in the server's configuration (`postgresql.conf` or ALTER SYSTEM, then a reload). What bounds untrusted
+//! audio may be changed by superusers; the rest, by anyone, for their own session.
+
+use std::ffi::{CStr, CString};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use esr_wire::AudioLimits;
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
+
+use crate::server;
+
+static MODEL_DIRECTORY: Text = Text::new(Some(c"$sharedir/esr/models"));
+static ONNXRUNTIME_LIBRARY: Text = Text::new(Some(c"$pkglibdir/esr/libonnxruntime.so"));
+static EMBEDDER_PROGRAM: Text = Text::new(Some(c"$pkglibdir/esr/esr-embedder"));
+static EMBEDDER_THREADS: GucSetting<i32> = GucSetting::<i32>::new(0);
+static DEFAULT_MODEL: Text = Text::new(Some(c"default"));
+static EMBEDDER_TIMEOUT_MS: GucSetting<i32> = GucSetting::<i32>::new(60_000);
+static TEXT_CACHE_ENTRIES: GucSetting<i32> = GucSetting::<i32>::new(256);
+static AUDIO_MAX_KILOBYTES: GucSetting<i32> = GucSetting::<i32>::new(64 * 1024);
+static AUDIO_MAX_SECONDS: GucSetting<i32> = GucSetting::<i32>::new(600);
+static AUDIO_MAX_CHANNELS: GucSetting<i32> = GucSetting::<i32>::new(8);
+static AUDIO_MAX_RATE: GucSetting<i32> = GucSetting::<i32>::new(192_000);
+
+type Text = GucSetting<Option<CString>>;
+
+/// What the supervisor needs to start an embedder. Two equal values mean that a running one need not be restarted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EmbedderSettings {
+    /// The program.
+    pub program: PathBuf,
+    /// The folder of model bundles.
+    pub model_directory: PathBuf,
+    /// ONNX Runtime's shared library.
+    pub onnxruntime: PathBuf,
+    /// Threads for inference; 0 lets the embedder choose.
+    pub threads: i32,
+}
+
+/// Settings of the embedder process, with `$sharedir` and `$pkglibdir` replaced.
+pub fn embedder() -> EmbedderSettings {
+    EmbedderSettings {
+        program: path(&EMBEDDER_PROGRAM),
+        model_directory: model_directory(),
+        onnxruntime: path(&ONNXRUNTIME_LIBRARY),
+        threads: EMBEDDER_THREADS.get(),
+    }
+}
+
+/// `esr.model_directory`.
+pub fn model_directory() -> PathBuf {
+    path(&MODEL_DIRECTORY)
+}
+
+/// `esr.default_model`.
+pub fn default_model() -> String {
+    text(&DEFAULT_MODEL)
+}
+
+/// `esr.embedder_timeout`; `None` waits for ever.
+pub fn embedder_timeout() -> Option<Duration> {
+    u64::try_from(EMBEDDER_TIMEOUT_MS.get()).ok().filter(|ms| *ms > 0).map(Duration::from_millis)
+}
+
+/// `esr.text_cache_size`, entries per session.
+pub fn text_cache_entries() -> usize {
+    usize::try_from(TEXT_CACHE_ENTRIES.get()).unwrap_or(0)
+}
+
+/// `esr.audio_max_*`.
+pub fn audio_limits() -> AudioLimits {
+    AudioLimits {
+        max_bytes: u64::try_from(AUDIO_MAX_KILOBYTES.get()).unwrap_or(0) * 1024,
+        max_seconds: AUDIO_MAX_SECONDS.get() as f32,
+        max_channels: AUDIO_MAX_CHANNELS.get().try_into().unwrap_or(u16::MAX),
+        max_rate: AUDIO_MAX_RATE.get().try_into().unwrap_or(0),
+    }
+}
+
+/// Makes the settings known to PostgreSQL; once per process, when the library is loaded.
+pub fn define() {
+    let server_only = |name, short: &'static CStr, long: &'static CStr, setting: &'static Text| {
+        GucRegistry::define_string_guc(name, short, long, setting, GucContext::Sighup, GucFlags::SUPERUSER_ONLY);
+    };
+    server_only(
+        c"esr.model_directory",
+        c"Folder whose subfolders are model bundles.",
+        c"$sharedir stands for what pg_config --sharedir prints. Nothing outside this folder is ever loaded.",
+        &MODEL_DIRECTORY,
+    );
+    server_only(
+        c"esr.onnxruntime_library",
+        c"ONNX Runtime's shared library, which esr-embedder loads.",
+        c"$pkglibdir stands for what pg_config --pkglibdir prints.",
+        &ONNXRUNTIME_LIBRARY,
+    );
+    server_only(
+        c"esr.embedder_program",
+        c"The program that runs the models, started and watched by esr's background worker.",
+        c"$pkglibdir stands for what pg_config --pkglibdir prints.",
+        &EMBEDDER_PROGRAM,
+    );
+    let number = |name, short: &'static CStr, long: &'static CStr, setting, range: (i32, i32), context, flags| {
+        GucRegistry::define_int_guc(name, short, long, setting, range.0, range.1, context, flags);
+    };
+    number(
+        c"esr.embedder_threads",
+        c"Threads that one inference may use.",
+        c"0 lets the embedder choose.",
+        &EMBEDDER_THREADS,
+        (0, 1024),
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_string_guc(
+        c"esr.default_model",
+        c"Model bundle used where a call does not name one.",
+        c"The name of a folder in esr.model_directory.",
+        &DEFAULT_MODEL,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    number(
+        c"esr.embedder_timeout",
+        c"Longest wait for the embedder to be there, and for each of its answers.",
+        c"0 waits for ever. statement_timeout applies as well.",
+        &EMBEDDER_TIMEOUT_MS,
+        (0, i32::MAX),
+        GucContext::Userset,
+        GucFlags::UNIT_MS,
+    );
+    number(
+        c"esr.text_cache_size",
+        c"Embeddings of texts that a session remembers.",
+        c"PostgreSQL evaluates esr_embed_text for every row of a plain scan; the cache makes that one question.",
+        &TEXT_CACHE_ENTRIES,
+        (0, 100_000),
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    let limit = |name, short, setting, range, flags| {
+        let long = c"Checked before and while a clip is decoded.";
+        number(name, short, long, setting, range, GucContext::Suset, flags);
+    };
+    limit(
+        c"esr.audio_max_bytes",
+        c"Largest audio file that is decoded.",
+        &AUDIO_MAX_KILOBYTES,
+        (1, 1024 * 1024),
+        GucFlags::UNIT_KB,
+    );
+    limit(
+        c"esr.audio_max_seconds",
+        c"Longest clip that is embedded.",
+        &AUDIO_MAX_SECONDS,
+        (1, 24 * 3600),
+        GucFlags::UNIT_S,
+    );
+    limit(
+        c"esr.audio_max_channels",
+        c"Most channels an audio file may have.",
+        &AUDIO_MAX_CHANNELS,
+        (1, 64),
+        GucFlags::default(),
+    );
+    limit(
+        c"esr.audio_max_rate",
+        c"Highest sample rate an audio file may have, in hertz.",
+        &AUDIO_MAX_RATE,
+        (8_000, 1_000_000),
+        GucFlags::default(),
+    );
+    server::reserve_setting_prefix(c"esr");
+}
+
+fn text(setting: &Text) -> String {
+    setting.get().map(|value| value.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+fn path(setting: &Text) -> PathBuf {
+    let value = text(setting);
+    for (variable, folder) in [("$sharedir", server::share_directory()), ("$pkglibdir", server::library_directory())] {
+        if let Some(rest) = value.strip_prefix(variable) {
+            return folder.join(rest.trim_start_matches('/'));
+        }
+    }
+    value.into()
+}
