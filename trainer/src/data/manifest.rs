@@ -1,0 +1,41 @@
+//! Reads a corpus: a folder with `manifest.csv` (columns path, speaker, style; optionally text, duration_s, language,
+//! extra), or any such CSV file. Labels are normalised to the concepts of the prompt file.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
+
+use super::Clip;
+use crate::prompts::Prompts;
+
+#[derive(Deserialize)]
+struct Row {
+    path: PathBuf,
+    #[serde(default)]
+    speaker: String,
+    style: String,
+    #[serde(default)]
+    duration_s: Option<f32>,
+}
+
+/// All clips of one corpus. `source` is a folder with `manifest.csv` or a CSV file whose paths are relative to it.
+/// An unknown label is an error that names it: silently dropped clips would bend every number.
+pub fn read(corpus: &str, source: &Path, prompts: &Prompts) -> Result<Vec<Clip>> {
+    let file = if source.is_dir() { source.join("manifest.csv") } else { source.to_path_buf() };
+    let folder = file.parent().unwrap_or(Path::new("."));
+    let mut reader = csv::Reader::from_path(&file).with_context(|| format!("cannot read the manifest {}", file.display()))?;
+    let mut clips = vec![];
+    for (line, row) in reader.deserialize::<Row>().enumerate() {
+        let row = row.with_context(|| format!("{} line {}", file.display(), line + 2))?;
+        let styles = prompts.concepts_of_label(&row.style);
+        let Some(styles) = styles else {
+            bail!("{} line {}: the style {:?} is no label of the prompt file; add it to a style's `labels`", file.display(), line + 2, row.style)
+        };
+        let speaker = if row.speaker.is_empty() { format!("{corpus}:{}", row.path.display()) } else { row.speaker };
+        let path = folder.join(row.path);
+        clips.push(Clip { corpus: corpus.into(), path, speaker, styles, seconds: row.duration_s.unwrap_or(0.0) });
+    }
+    ensure!(!clips.is_empty(), "{} lists no clips", file.display());
+    Ok(clips)
+}

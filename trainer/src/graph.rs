@@ -1,0 +1,522 @@
+//! A network recorded once as data: a list of operations whose shapes are checked while it is built.
+//! Knows nothing of libtorch, ONNX, weights or training; `torch.rs` runs a graph and `onnx.rs` writes it out.
+
+use std::cell::RefCell;
+use std::ops::{Add, Div, Mul};
+
+/// One axis of a shape. Only the batch and stretches of time are symbolic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dim {
+    /// A size known while building.
+    Fixed(usize),
+    /// The number of items computed together.
+    Batch,
+    /// A number of samples, frames or tokens; equal ids are equal lengths.
+    Time(usize),
+}
+
+/// Where a symbolic length comes from. Equal origins share one id, so that values of equal length can be added.
+#[derive(Clone, Debug, PartialEq)]
+enum Origin {
+    Input(String),
+    Window { of: usize, kernel: usize, stride: usize, padding: usize },
+    Padded { of: usize, by: usize },
+}
+
+/// Element-wise functions of one value.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Function {
+    /// Gaussian error linear unit, exact form (with erf).
+    Gelu,
+    /// `max(x, 0)`.
+    Relu,
+    /// Hyperbolic tangent.
+    Tanh,
+    /// Square root.
+    Sqrt,
+    /// Natural logarithm.
+    Log,
+}
+
+/// How an axis is folded to length one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Fold {
+    /// Sum of the elements.
+    Sum,
+    /// Largest element.
+    Max,
+}
+
+/// How the ends of a signal are extended.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Border {
+    /// Zeros.
+    Zero,
+    /// The signal mirrored about its end sample, which is not repeated.
+    Reflect,
+}
+
+/// One integer step from a count of samples to a count of frames: `(count + offset) / divide`, rounded down.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Step {
+    /// Added before dividing.
+    pub offset: i64,
+    /// Divisor.
+    pub divide: i64,
+}
+
+/// Element type of an input.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kind {
+    /// 32-bit float.
+    Float,
+    /// 64-bit integer (ids, lengths, masks).
+    Integer,
+}
+
+/// The whole vocabulary of a network. Both interpreters match on it without a wildcard, so a new operation does not
+/// compile until both know it.
+#[derive(Clone, Debug)]
+pub enum Op {
+    /// A value given at run time.
+    Input { name: String, kind: Kind },
+    /// A trained tensor, looked up by name.
+    Param { name: String },
+    /// A fixed tensor, part of the network's definition.
+    Const { data: Vec<f32> },
+    /// Matrix product over the last two axes.
+    MatMul,
+    /// Element-wise sum with broadcasting.
+    Add,
+    /// Element-wise product with broadcasting.
+    Mul,
+    /// Element-wise quotient with broadcasting.
+    Div,
+    /// Element-wise larger value with broadcasting.
+    Maximum,
+    /// Convolution over the last axis: `[batch, in, time]` with a kernel `[out, in, width]`.
+    Conv1d { stride: usize, padding: usize },
+    /// Extends the last axis at both ends.
+    Pad { left: usize, right: usize, border: Border },
+    /// Rows of a table `[rows, width]` for ids `[batch, time]`.
+    Gather,
+    /// Normalisation over the last axis with scale and shift.
+    LayerNorm { epsilon: f64 },
+    /// An element-wise function.
+    Map(Function),
+    /// Softmax over the last axis.
+    Softmax,
+    /// Folds one axis, which stays with length one.
+    Reduce { fold: Fold, axis: usize },
+    /// `[batch, time, width]` to `[batch, heads, time, width / heads]`.
+    SplitHeads { heads: usize },
+    /// The inverse of `SplitHeads`.
+    MergeHeads,
+    /// Adds the first `time` rows of a table `[longest, width]`.
+    AddPositions,
+    /// Attention bias `[1, heads, time, time]` from a table `[buckets, heads]`: row by clipped log distance of the tokens.
+    RelativeBias { max_distance: usize, longest: usize },
+    /// Exchanges the last two axes.
+    Transpose,
+    /// Inserts an axis of length one.
+    Unsqueeze { axis: usize },
+    /// Removes an axis of length one.
+    Squeeze { axis: usize },
+    /// Joins along the last axis.
+    Concat,
+    /// `[batch, time]` of ones where the position is below the item's count and zeros after it. The count is the
+    /// integer length after all steps, at least one.
+    Valid { steps: Vec<Step> },
+    /// Integers to floats.
+    ToFloat,
+    /// Rows scaled to unit length.
+    L2Normalize,
+    /// Random zeros in training; nothing otherwise.
+    Dropout { probability: f64 },
+}
+
+/// One recorded operation with its inputs (indices of earlier nodes) and the shape of its result.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// What is computed.
+    pub op: Op,
+    /// Indices of the operands.
+    pub inputs: Vec<usize>,
+    /// Shape of the result.
+    pub shape: Vec<Dim>,
+}
+
+/// A network while it is built and after.
+#[derive(Default)]
+pub struct Graph {
+    nodes: RefCell<Vec<Node>>,
+    times: RefCell<Vec<Origin>>,
+    outputs: RefCell<Vec<(String, usize)>>,
+}
+
+/// A handle to one result inside a graph; copy it freely.
+#[derive(Clone, Copy)]
+pub struct Value<'g> {
+    graph: &'g Graph,
+    id: usize,
+}
+
+impl Graph {
+    /// An empty graph.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A float input; see [`Graph::time`] for symbolic lengths.
+    pub fn input(&self, name: &str, shape: &[Dim]) -> Value<'_> {
+        self.push(Op::Input { name: name.into(), kind: Kind::Float }, vec![], shape.to_vec())
+    }
+
+    /// An integer input.
+    pub fn integers(&self, name: &str, shape: &[Dim]) -> Value<'_> {
+        self.push(Op::Input { name: name.into(), kind: Kind::Integer }, vec![], shape.to_vec())
+    }
+
+    /// The symbolic length called `name`.
+    pub fn time(&self, name: &str) -> Dim {
+        self.intern(Origin::Input(name.into()))
+    }
+
+    /// A trained tensor of a fixed shape. Linear weights are `[in, out]`, convolution kernels `[out, in, width]`.
+    pub fn param(&self, name: &str, shape: &[usize]) -> Value<'_> {
+        self.push(Op::Param { name: name.into() }, vec![], fixed(shape))
+    }
+
+    /// A fixed tensor.
+    pub fn constant(&self, shape: &[usize], data: Vec<f32>) -> Value<'_> {
+        assert_eq!(shape.iter().product::<usize>(), data.len(), "constant data must fill {shape:?}");
+        self.push(Op::Const { data }, vec![], fixed(shape))
+    }
+
+    /// A fixed number, broadcast where it is used.
+    pub fn scalar(&self, number: f32) -> Value<'_> {
+        self.constant(&[1], vec![number])
+    }
+
+    /// Names a result of the network.
+    pub fn output(&self, name: &str, value: Value<'_>) {
+        self.outputs.borrow_mut().push((name.into(), value.id));
+    }
+
+    /// All nodes in the order they were recorded, which is an order of evaluation.
+    pub fn nodes(&self) -> Vec<Node> {
+        self.nodes.borrow().clone()
+    }
+
+    /// Names and node indices of the results.
+    pub fn outputs(&self) -> Vec<(String, usize)> {
+        self.outputs.borrow().clone()
+    }
+
+    /// Names and shapes of the trained tensors, each once, in the order of first use.
+    pub fn params(&self) -> Vec<(String, Vec<usize>)> {
+        let mut found: Vec<(String, Vec<usize>)> = vec![];
+        for node in self.nodes.borrow().iter() {
+            if let Op::Param { name } = &node.op
+                && found.iter().all(|(known, _)| known != name)
+            {
+                found.push((name.clone(), node.shape.iter().map(|d| size(*d)).collect()));
+            }
+        }
+        found
+    }
+
+    /// A readable listing, one node a line.
+    pub fn describe(&self) -> String {
+        let line = |(i, n): (usize, &Node)| match &n.op {
+            Op::Const { data } => format!("%{i} = Const({} numbers) {:?}\n", data.len(), n.shape),
+            op => format!("%{i} = {op:?} of {:?} -> {:?}\n", n.inputs, n.shape),
+        };
+        self.nodes.borrow().iter().enumerate().map(line).collect()
+    }
+
+    fn push(&self, op: Op, inputs: Vec<usize>, shape: Vec<Dim>) -> Value<'_> {
+        let mut nodes = self.nodes.borrow_mut();
+        nodes.push(Node { op, inputs, shape });
+        Value { graph: self, id: nodes.len() - 1 }
+    }
+
+    fn intern(&self, origin: Origin) -> Dim {
+        let mut times = self.times.borrow_mut();
+        let at = times.iter().position(|known| *known == origin).unwrap_or_else(|| {
+            times.push(origin);
+            times.len() - 1
+        });
+        Dim::Time(at)
+    }
+}
+
+impl<'g> Value<'g> {
+    /// The graph this value belongs to.
+    pub fn graph(self) -> &'g Graph {
+        self.graph
+    }
+
+    /// Shape of this value.
+    pub fn shape(self) -> Vec<Dim> {
+        self.graph.nodes.borrow()[self.id].shape.clone()
+    }
+
+    /// The fixed size of an axis counted from the end (0 is the last). Panics on a symbolic axis: a bug of the caller.
+    pub fn width(self, from_end: usize) -> usize {
+        let shape = self.shape();
+        size(shape[shape.len() - 1 - from_end])
+    }
+
+    /// Matrix product; leading axes broadcast.
+    pub fn matmul(self, other: Value<'g>) -> Value<'g> {
+        let (a, b) = (self.shape(), other.shape());
+        assert!(a.len() >= 2 && b.len() >= 2, "matmul needs matrices, got {a:?} and {b:?}");
+        assert_eq!(a[a.len() - 1], b[b.len() - 2], "inner sizes differ: {a:?} and {b:?}");
+        let mut shape = broadcast(&a[..a.len() - 2], &b[..b.len() - 2]);
+        shape.extend([a[a.len() - 2], b[b.len() - 1]]);
+        self.binary(Op::MatMul, other, shape)
+    }
+
+    /// Element-wise larger value.
+    pub fn maximum(self, other: Value<'g>) -> Value<'g> {
+        let shape = broadcast(&self.shape(), &other.shape());
+        self.binary(Op::Maximum, other, shape)
+    }
+
+    /// Convolution over time of `[batch, in, time]` with `[out, in, width]`.
+    pub fn conv1d(self, kernel: Value<'g>, stride: usize, padding: usize) -> Value<'g> {
+        let (x, k) = (self.shape(), kernel.shape());
+        assert!(x.len() == 3 && k.len() == 3 && x[1] == k[1], "conv1d of {x:?} with {k:?}");
+        let width = size(k[2]);
+        let time = match x[2] {
+            same if stride == 1 && 2 * padding + 1 == width => same,
+            Dim::Time(of) => self.graph.intern(Origin::Window { of, kernel: width, stride, padding }),
+            Dim::Fixed(n) => Dim::Fixed((n + 2 * padding - width) / stride + 1),
+            Dim::Batch => panic!("conv1d over the batch axis"),
+        };
+        self.binary(Op::Conv1d { stride, padding }, kernel, vec![x[0], k[0], time])
+    }
+
+    /// Extends the last axis.
+    pub fn pad(self, left: usize, right: usize, border: Border) -> Value<'g> {
+        let mut shape = self.shape();
+        let last = shape.len() - 1;
+        shape[last] = match shape[last] {
+            Dim::Time(of) => self.graph.intern(Origin::Padded { of, by: left + right }),
+            Dim::Fixed(n) => Dim::Fixed(n + left + right),
+            Dim::Batch => panic!("padding the batch axis"),
+        };
+        self.unary(Op::Pad { left, right, border }, shape)
+    }
+
+    /// Rows of this table `[rows, width]` for integer ids.
+    pub fn gather(self, ids: Value<'g>) -> Value<'g> {
+        let mut shape = ids.shape();
+        shape.push(Dim::Fixed(self.width(0)));
+        self.binary(Op::Gather, ids, shape)
+    }
+
+    /// Layer normalisation over the last axis.
+    pub fn layer_norm(self, scale: Value<'g>, shift: Value<'g>, epsilon: f64) -> Value<'g> {
+        assert!(scale.width(0) == self.width(0) && shift.width(0) == self.width(0), "layer_norm widths differ");
+        self.graph.push(Op::LayerNorm { epsilon }, vec![self.id, scale.id, shift.id], self.shape())
+    }
+
+    /// An element-wise function.
+    pub fn map(self, function: Function) -> Value<'g> {
+        self.unary(Op::Map(function), self.shape())
+    }
+
+    /// Softmax over the last axis.
+    pub fn softmax(self) -> Value<'g> {
+        self.unary(Op::Softmax, self.shape())
+    }
+
+    /// Folds an axis, keeping it with length one.
+    pub fn reduce(self, fold: Fold, axis: usize) -> Value<'g> {
+        let mut shape = self.shape();
+        shape[axis] = Dim::Fixed(1);
+        self.unary(Op::Reduce { fold, axis }, shape)
+    }
+
+    /// Splits the last axis into heads.
+    pub fn split_heads(self, heads: usize) -> Value<'g> {
+        let s = self.shape();
+        assert!(s.len() == 3 && size(s[2]) % heads == 0, "cannot split {s:?} into {heads} heads");
+        self.unary(Op::SplitHeads { heads }, vec![s[0], Dim::Fixed(heads), s[1], Dim::Fixed(size(s[2]) / heads)])
+    }
+
+    /// Joins heads back into the last axis.
+    pub fn merge_heads(self) -> Value<'g> {
+        let s = self.shape();
+        assert_eq!(s.len(), 4, "merge_heads of {s:?}");
+        self.unary(Op::MergeHeads, vec![s[0], s[2], Dim::Fixed(size(s[1]) * size(s[3]))])
+    }
+
+    /// Adds the first rows of a table of positions.
+    pub fn add_positions(self, table: Value<'g>) -> Value<'g> {
+        assert_eq!(self.width(0), table.width(0), "position table width");
+        self.binary(Op::AddPositions, table, self.shape())
+    }
+
+    /// Relative attention bias for tokens of this value's time, from a table `[buckets, heads]`.
+    pub fn relative_bias(self, table: Value<'g>, max_distance: usize, longest: usize) -> Value<'g> {
+        let time = self.shape()[1];
+        let shape = vec![Dim::Fixed(1), Dim::Fixed(table.width(0)), time, time];
+        self.binary(Op::RelativeBias { max_distance, longest }, table, shape)
+    }
+
+    /// Exchanges the last two axes.
+    pub fn transpose(self) -> Value<'g> {
+        let mut shape = self.shape();
+        let n = shape.len();
+        shape.swap(n - 1, n - 2);
+        self.unary(Op::Transpose, shape)
+    }
+
+    /// Inserts an axis of length one.
+    pub fn unsqueeze(self, axis: usize) -> Value<'g> {
+        let mut shape = self.shape();
+        shape.insert(axis, Dim::Fixed(1));
+        self.unary(Op::Unsqueeze { axis }, shape)
+    }
+
+    /// Removes an axis of length one.
+    pub fn squeeze(self, axis: usize) -> Value<'g> {
+        let mut shape = self.shape();
+        assert_eq!(shape.remove(axis), Dim::Fixed(1), "squeeze of a longer axis");
+        self.unary(Op::Squeeze { axis }, shape)
+    }
+
+    /// Joins values along the last axis.
+    pub fn concat(values: &[Value<'g>]) -> Value<'g> {
+        let first = values.first().expect("concat of nothing");
+        let mut shape = first.shape();
+        let last = shape.len() - 1;
+        shape[last] = Dim::Fixed(values.iter().map(|v| v.width(0)).sum());
+        first.graph.push(Op::Concat, values.iter().map(|v| v.id).collect(), shape)
+    }
+
+    /// Ones at the valid positions of `like` (`[batch, channels, time]`), from lengths `[batch]`.
+    pub fn valid(self, like: Value<'g>, steps: &[Step]) -> Value<'g> {
+        let shape = like.shape();
+        assert_eq!(shape.len(), 3, "valid needs [batch, channels, time], got {shape:?}");
+        self.binary(Op::Valid { steps: steps.to_vec() }, like, vec![shape[0], shape[2]])
+    }
+
+    /// Integers to floats.
+    pub fn to_float(self) -> Value<'g> {
+        self.unary(Op::ToFloat, self.shape())
+    }
+
+    /// Rows scaled to unit length.
+    pub fn l2_normalize(self) -> Value<'g> {
+        self.unary(Op::L2Normalize, self.shape())
+    }
+
+    /// Random zeros in training, the rest scaled up.
+    pub fn dropout(self, probability: f64) -> Value<'g> {
+        if probability == 0.0 { self } else { self.unary(Op::Dropout { probability }, self.shape()) }
+    }
+
+    fn unary(self, op: Op, shape: Vec<Dim>) -> Value<'g> {
+        self.graph.push(op, vec![self.id], shape)
+    }
+
+    fn binary(self, op: Op, other: Value<'g>, shape: Vec<Dim>) -> Value<'g> {
+        assert!(std::ptr::eq(self.graph, other.graph), "values of two graphs");
+        self.graph.push(op, vec![self.id, other.id], shape)
+    }
+}
+
+macro_rules! operator {
+    ($name:ident, $method:ident) => {
+        impl<'g> $name for Value<'g> {
+            type Output = Value<'g>;
+            fn $method(self, other: Value<'g>) -> Value<'g> {
+                let shape = broadcast(&self.shape(), &other.shape());
+                self.binary(Op::$name, other, shape)
+            }
+        }
+        impl<'g> $name<f32> for Value<'g> {
+            type Output = Value<'g>;
+            fn $method(self, other: f32) -> Value<'g> {
+                $name::$method(self, self.graph.scalar(other))
+            }
+        }
+    };
+}
+operator!(Add, add);
+operator!(Mul, mul);
+operator!(Div, div);
+
+/// Bucket of the distance from a query at `i` to a key at `j`, as T5 and MPNet number them: half for each direction,
+/// small distances exactly, larger ones on a log scale up to `max_distance`.
+pub fn relative_bucket(i: usize, j: usize, buckets: usize, max_distance: usize) -> usize {
+    let half = buckets / 2;
+    let (side, distance) = if j > i { (half, j - i) } else { (0, i - j) };
+    let exact = half / 2;
+    if distance < exact {
+        return side + distance;
+    }
+    let scale = (distance as f64 / exact as f64).ln() / (max_distance as f64 / exact as f64).ln();
+    side + (exact + (scale * (half - exact) as f64) as usize).min(half - 1)
+}
+
+fn fixed(shape: &[usize]) -> Vec<Dim> {
+    shape.iter().map(|&n| Dim::Fixed(n)).collect()
+}
+
+fn size(dim: Dim) -> usize {
+    match dim {
+        Dim::Fixed(n) => n,
+        other => panic!("a fixed size was expected, got {other:?}"),
+    }
+}
+
+/// Shape of an element-wise operation; axes of length one stretch, others must be equal.
+fn broadcast(a: &[Dim], b: &[Dim]) -> Vec<Dim> {
+    let rank = a.len().max(b.len());
+    let axis = |s: &[Dim], i: usize| if i + s.len() < rank { Dim::Fixed(1) } else { s[i + s.len() - rank] };
+    let join = |i| match (axis(a, i), axis(b, i)) {
+        (x, Dim::Fixed(1)) => x,
+        (Dim::Fixed(1), y) => y,
+        (x, y) if x == y => x,
+        _ => panic!("shapes {a:?} and {b:?} do not broadcast"),
+    };
+    (0..rank).map(join).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_windows_have_equal_lengths() {
+        let g = Graph::new();
+        let x = g.input("x", &[Dim::Batch, Dim::Fixed(2), g.time("frames")]);
+        let k = g.param("k", &[3, 2, 3]);
+        let (a, b) = (x.conv1d(k, 2, 1), x.conv1d(k, 2, 1));
+        assert_eq!((a + b).shape(), a.shape());
+        assert_ne!(a.shape()[2], x.shape()[2]);
+        assert_eq!(x.conv1d(k, 1, 1).shape()[2], x.shape()[2]);
+    }
+
+    #[test]
+    #[should_panic(expected = "do not broadcast")]
+    fn unequal_lengths_do_not_add() {
+        let g = Graph::new();
+        let x = g.input("x", &[Dim::Batch, Dim::Fixed(2), g.time("frames")]);
+        let _ = x + x.conv1d(g.param("k", &[2, 2, 3]), 2, 1);
+    }
+
+    #[test]
+    fn buckets_are_symmetric_and_bounded() {
+        assert_eq!(relative_bucket(5, 5, 32, 128), 0);
+        assert_eq!(relative_bucket(5, 6, 32, 128), 17);
+        assert_eq!(relative_bucket(6, 5, 32, 128), 1);
+        assert_eq!(relative_bucket(0, 500, 32, 128), 31);
+        assert_eq!(relative_bucket(500, 0, 32, 128), 15);
+    }
+}

@@ -1,0 +1,170 @@
+//! Runs the frozen part of the speech encoder over every clip and its altered copies once and keeps the results on disk.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+use tch::{Kind, Tensor, no_grad};
+
+use crate::config::Config;
+use crate::data::Clip;
+use crate::data::splits::{Speakers, Split};
+use crate::data::manifest;
+use crate::nets::log_mel::SAMPLE_RATE;
+use crate::progress::Progress;
+use crate::prompts::Prompts;
+use crate::store::{Entry, Store};
+use crate::torch::{Params, run};
+use crate::variants::{Variant, render, styles, variants};
+use crate::{audio_file, encoders};
+
+const BATCH: usize = 8;
+
+/// Which features are cached.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Form {
+    /// Statistics over time of the chosen layers, with the features of the baselines.
+    Pooled,
+    /// All frames after one layer, for training the blocks above it. About 50 kB a second.
+    Frames {
+        /// The layer, counted from 1; 0 is the input of the first block.
+        layer: usize,
+    },
+}
+
+/// A clip with its role.
+pub struct Listed {
+    /// The clip.
+    pub clip: Clip,
+    /// The role of its speaker.
+    pub split: Split,
+}
+
+/// All clips of the config's corpora with the roles of their speakers. Speakers of corpora that are not trained on are
+/// for testing, whatever their split files say.
+pub fn list(config: &Config, prompts: &Prompts) -> Result<Vec<Listed>> {
+    let mut all = vec![];
+    for corpus in config.data.train.iter().chain(&config.data.test) {
+        let trained = config.data.train.contains(corpus);
+        let roles = if trained { Speakers::read(&config.data.splits, corpus)? } else { Speakers::default() };
+        if trained && !roles.trainable() {
+            anyhow::bail!("data.train names {corpus} but {}/{corpus}.csv gives it no training speaker", config.data.splits.display());
+        }
+        let clips = manifest::read(corpus, &config.data.root.join(corpus), prompts)?;
+        all.extend(clips.into_iter().map(|clip| Listed { split: roles.role(&clip.speaker), clip }));
+    }
+    Ok(all)
+}
+
+/// Folder of one form's cache.
+pub fn folder(config: &Config, form: Form) -> PathBuf {
+    config.data.work.join(match form {
+        Form::Pooled => "pooled".into(),
+        Form::Frames { layer } => format!("frames-{layer}"),
+    })
+}
+
+/// Opens the cache of a form, for reading or for continuing it.
+pub fn open(config: &Config, form: Form) -> Result<Store> {
+    let tower = config.speech.cached_tower();
+    // Only what decides the numbers: adding a corpus or more copies continues the same cache.
+    let recipe = json!({"weights": config.speech.weights, "int8": config.speech.int8, "whisper": tower.whisper, "layers": tower.layers,
+        "gate": tower.gate, "level": tower.level, "seed": config.seed, "shortest": config.data.shortest, "longest": config.data.longest});
+    Store::open(&folder(config, form), &serde_json::to_string_pretty(&recipe)?)
+}
+
+/// Caches whatever is not cached yet. Returns the number of entries added.
+pub fn prepare(config: &Config, form: Form) -> Result<usize> {
+    let prompts = Prompts::read(&config.data.prompts)?;
+    let listed = list(config, &prompts)?;
+    let mut store = open(config, form)?;
+    let done: HashSet<(PathBuf, String)> = store.entries.iter().map(|e| (e.path.clone(), e.variant.clone())).collect();
+    let mut todo: Vec<(&Listed, Variant)> = listed
+        .iter()
+        .flat_map(|l| variants(&config.augment, &l.clip, l.split, config.seed).into_iter().map(move |v| (l, v)))
+        .filter(|(l, v)| !done.contains(&(l.clip.path.clone(), v.name())))
+        .filter(|(l, _)| form == Form::Pooled || l.split != Split::Test)
+        .collect();
+    // Originals first, so that an unfinished cache can already be evaluated.
+    todo.sort_by_key(|(_, v)| *v != Variant::Original);
+    let params = encoders::speech(config, config.speech.cached_tower().last())?;
+    let progress = Progress::start(todo.len() as u64, "clips");
+    for batch in todo.chunks(BATCH) {
+        for (entry, values) in features(config, form, &params, batch)? {
+            store.append(entry, &values)?;
+        }
+        progress.advance(batch.len() as u64);
+    }
+    progress.finish();
+    Ok(todo.len())
+}
+
+fn features(config: &Config, form: Form, params: &Params, batch: &[(&Listed, Variant)]) -> Result<Vec<(Entry, Vec<f32>)>> {
+    let mut decoded: BTreeMap<PathBuf, Vec<f32>> = BTreeMap::new();
+    let mut waveforms = vec![];
+    for (listed, variant) in batch {
+        let clip = &listed.clip;
+        if !decoded.contains_key(&clip.path) {
+            decoded.insert(clip.path.clone(), audio_file::read(&clip.path)?);
+        }
+        let rendered = render(&decoded[&clip.path], clip, *variant, config.seed);
+        waveforms.push(fit(rendered, config.data.shortest, config.data.longest));
+    }
+    let (waveform, length) = batch_of(&waveforms);
+    let graph = match form {
+        Form::Pooled => config.speech.cached_tower().record_pooled(),
+        Form::Frames { layer } => config.speech.tower.record_frames(layer),
+    };
+    let out = no_grad(|| run(&graph, params, &[("waveform", &waveform), ("length", &length)], false));
+    let entry = |n: usize| {
+        let (Listed { clip, split }, variant) = (batch[n].0, batch[n].1);
+        Entry {
+            corpus: clip.corpus.clone(),
+            path: clip.path.clone(),
+            speaker: clip.speaker.clone(),
+            split: *split,
+            styles: styles(clip, variant),
+            variant: variant.name(),
+            seconds: waveforms[n].len() as f32 / SAMPLE_RATE as f32,
+            offset: 0,
+            length: 0,
+        }
+    };
+    let values = |n: usize| -> Result<Vec<f32>> {
+        let n = n as i64;
+        let row = match form {
+            Form::Pooled => Tensor::cat(&[out["pooled"].get(n), out["plain"].get(n), out["mel"].get(n)], 0),
+            Form::Frames { .. } => {
+                // The log-mel statistics, then one row a frame with its pooling weight; frames after the clip are left out.
+                let valid = out["mask"].get(n).sum(Kind::Int64).int64_value(&[]);
+                let joined = Tensor::cat(&[out["frames"].get(n), out["weight"].get(n).unsqueeze(1)], 1);
+                Tensor::cat(&[out["mel"].get(n), joined.narrow(0, 0, valid).flatten(0, -1)], 0)
+            }
+        };
+        let row = Vec::<f32>::try_from(row.contiguous())?;
+        let sound = row.iter().all(|v| v.is_finite());
+        anyhow::ensure!(sound, "{}: the encoder gave a number that is not finite", batch[n as usize].0.clip.path.display());
+        Ok(row)
+    };
+    (0..batch.len()).map(|n| Ok((entry(n), values(n).context("features of a batch")?))).collect()
+}
+
+/// Repeats a short clip and cuts a long one.
+pub fn fit(samples: Vec<f32>, shortest: f32, longest: f32) -> Vec<f32> {
+    let rate = SAMPLE_RATE as f32;
+    let mut samples = audio_file::at_least(samples, (shortest * rate) as usize);
+    samples.truncate((longest * rate) as usize);
+    samples
+}
+
+/// Zero-padded waveforms `[batch, samples]` and their lengths `[batch]`.
+pub fn batch_of(waveforms: &[Vec<f32>]) -> (Tensor, Tensor) {
+    let longest = waveforms.iter().map(Vec::len).max().unwrap_or(0);
+    let mut flat = vec![0.0f32; longest * waveforms.len()];
+    for (row, waveform) in flat.chunks_mut(longest.max(1)).zip(waveforms) {
+        row[..waveform.len()].copy_from_slice(waveform);
+    }
+    let lengths: Vec<i64> = waveforms.iter().map(|w| w.len() as i64).collect();
+    (Tensor::from_slice(&flat).view([waveforms.len() as i64, longest as i64]), Tensor::from_slice(&lengths))
+}

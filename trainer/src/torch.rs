@@ -1,0 +1,109 @@
+//! Runs a recorded graph on libtorch tensors, with autograd. Looks parameters up by name; knows no network by name.
+
+use std::collections::BTreeMap;
+
+use tch::{Device, Kind as TorchKind, Tensor};
+
+use crate::graph::{Border, Fold, Function, Graph, Op, Step, relative_bucket};
+
+/// Parameter tensors by name.
+pub type Params = BTreeMap<String, Tensor>;
+
+/// Evaluates `graph` and returns its outputs by name. Dropout acts only when `training`.
+/// Panics when a parameter or input is missing: the caller builds both from the same description.
+pub fn run(graph: &Graph, params: &Params, inputs: &[(&str, &Tensor)], training: bool) -> BTreeMap<String, Tensor> {
+    let device = inputs.first().map_or(Device::Cpu, |(_, t)| t.device());
+    let nodes = graph.nodes();
+    let mut last_use: Vec<usize> = (0..nodes.len()).collect();
+    nodes.iter().enumerate().for_each(|(i, n)| n.inputs.iter().for_each(|&input| last_use[input] = i));
+    graph.outputs().iter().for_each(|(_, id)| last_use[*id] = usize::MAX);
+    let mut values: Vec<Option<Tensor>> = Vec::with_capacity(nodes.len());
+    for (i, node) in nodes.iter().enumerate() {
+        let x = |n: usize| values[node.inputs[n]].as_ref().expect("operands are alive until their last use");
+        let fixed = || node.shape.iter().map(|d| if let crate::graph::Dim::Fixed(n) = d { *n as i64 } else { 1 }).collect::<Vec<_>>();
+        let y = match &node.op {
+            Op::Input { name, .. } => find(inputs, name).shallow_clone(),
+            Op::Param { name } => {
+                params.get(name).unwrap_or_else(|| panic!("the parameter {name} was not loaded")).shallow_clone()
+            }
+            Op::Const { data } => Tensor::from_slice(data).view(fixed().as_slice()).to_device(device),
+            Op::MatMul => x(0).matmul(x(1)),
+            Op::Add => x(0) + x(1),
+            Op::Mul => x(0) * x(1),
+            Op::Div => x(0) / x(1),
+            Op::Maximum => x(0).maximum(x(1)),
+            Op::Conv1d { stride, padding } => {
+                x(0).conv1d(x(1), None::<Tensor>, [*stride as i64], [*padding as i64], [1], 1)
+            }
+            Op::Pad { left, right, border } => {
+                let mode = match border {
+                    Border::Zero => "constant",
+                    Border::Reflect => "reflect",
+                };
+                x(0).pad([*left as i64, *right as i64], mode, None)
+            }
+            Op::Gather => Tensor::embedding(x(0), x(1), -1, false, false),
+            Op::LayerNorm { epsilon } => {
+                let width = *x(1).size().last().expect("layer_norm scale has one axis");
+                x(0).layer_norm([width], Some(x(1)), Some(x(2)), *epsilon, false)
+            }
+            Op::Map(function) => match function {
+                Function::Gelu => x(0).gelu("none"),
+                Function::Relu => x(0).relu(),
+                Function::Tanh => x(0).tanh(),
+                Function::Sqrt => x(0).sqrt(),
+                Function::Log => x(0).log(),
+            },
+            Op::Softmax => x(0).softmax(-1, TorchKind::Float),
+            Op::Reduce { fold: Fold::Sum, axis } => x(0).sum_dim_intlist([*axis as i64].as_slice(), true, TorchKind::Float),
+            Op::Reduce { fold: Fold::Max, axis } => x(0).amax([*axis as i64].as_slice(), true),
+            Op::SplitHeads { heads } => {
+                let s = x(0).size();
+                x(0).view([s[0], s[1], *heads as i64, s[2] / *heads as i64]).transpose(1, 2)
+            }
+            Op::MergeHeads => {
+                let s = x(0).size();
+                x(0).transpose(1, 2).reshape([s[0], s[2], s[1] * s[3]])
+            }
+            Op::AddPositions => x(0) + x(1).narrow(0, 0, x(0).size()[1]),
+            Op::RelativeBias { max_distance, .. } => relative_bias(x(1), x(0).size()[1] as usize, *max_distance),
+            Op::Transpose => x(0).transpose(-1, -2),
+            Op::Unsqueeze { axis } => x(0).unsqueeze(*axis as i64),
+            Op::Squeeze { axis } => x(0).squeeze_dim(*axis as i64),
+            Op::Concat => Tensor::cat(&(0..node.inputs.len()).map(x).collect::<Vec<_>>(), -1),
+            Op::Valid { steps } => valid(x(0), x(1).size()[2], steps),
+            Op::ToFloat => x(0).to_kind(TorchKind::Float),
+            Op::L2Normalize => {
+                let square: Tensor = x(0) * x(0);
+                x(0) / (square.sum_dim_intlist([-1i64].as_slice(), true, TorchKind::Float) + 1e-12).sqrt()
+            }
+            Op::Dropout { probability } => x(0).dropout(*probability, training),
+        };
+        values.push(Some(y));
+        for &input in &node.inputs {
+            if last_use[input] == i {
+                values[input] = None;
+            }
+        }
+    }
+    let value = |id: usize| values[id].as_ref().expect("outputs are kept").shallow_clone();
+    graph.outputs().into_iter().map(|(name, id)| (name, value(id))).collect()
+}
+
+fn find<'t>(inputs: &[(&str, &'t Tensor)], name: &str) -> &'t Tensor {
+    inputs.iter().find(|(known, _)| *known == name).unwrap_or_else(|| panic!("the input {name} was not given")).1
+}
+
+fn valid(length: &Tensor, time: i64, steps: &[Step]) -> Tensor {
+    let count = steps.iter().fold(length.shallow_clone(), |n, s| (n + s.offset).divide_scalar_mode(s.divide, "floor"));
+    let positions = Tensor::arange(time, (TorchKind::Int64, length.device()));
+    positions.unsqueeze(0).lt_tensor(&count.clamp_min(1).unsqueeze(1)).to_kind(TorchKind::Float)
+}
+
+fn relative_bias(table: &Tensor, time: usize, max_distance: usize) -> Tensor {
+    let buckets = table.size()[0] as usize;
+    let rows = (0..time).flat_map(|i| (0..time).map(move |j| (i, j)));
+    let ids: Vec<i64> = rows.map(|(i, j)| relative_bucket(i, j, buckets, max_distance) as i64).collect();
+    let n = time as i64;
+    table.index_select(0, &Tensor::from_slice(&ids).to_device(table.device())).view([n, n, -1]).permute([2, 0, 1]).unsqueeze(0)
+}

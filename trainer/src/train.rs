@@ -1,0 +1,360 @@
+//! Trains projections and heads (and, if asked, the last encoder blocks) on cached features, in the paper's stages:
+//! classifier first, then the contrastive loss, then the modality discriminator behind gradient reversal.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+
+use anyhow::{Context, Result, ensure};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+use tch::{Device, Kind, Tensor, no_grad};
+
+use crate::checkpoint::Checkpoint;
+use crate::config::Config;
+use crate::data::splits::Split;
+use crate::encoders::{self, initialise};
+use crate::graph::{Dim, Graph};
+use crate::losses::{contrastive, modality, reverse_gradient, soft_cross_entropy};
+use crate::nets::heads::classifier;
+use crate::nets::log_mel::BANDS;
+use crate::optimiser::AdamW;
+use crate::prepare::{Form, open};
+use crate::progress::Progress;
+use crate::prompts::{Prompts, Side};
+use crate::retrieval::{Quality, judge};
+use crate::sampling::Sampler;
+use crate::store::Entry;
+use crate::text_features::text_features;
+use crate::torch::{Params, run};
+
+/// One line of the metrics file.
+#[derive(Debug, Default, Serialize)]
+struct Metrics {
+    epoch: usize,
+    contrastive: f64,
+    classifier: f64,
+    discriminator: f64,
+    temperature: f64,
+    /// Mean average precision on the speakers kept for choosing settings, over corpora and styles.
+    validation: Option<f64>,
+}
+
+/// Training prompts with their features and the classes they describe.
+struct PromptTable {
+    /// Pooled text features `[prompts, width]`.
+    features: Tensor,
+    /// Styles a prompt describes, as bits of a class's style set.
+    styles: Vec<BTreeSet<String>>,
+    /// Prompts of each class (one style or a combination).
+    of_class: BTreeMap<String, Vec<usize>>,
+}
+
+/// Where the speech side of a batch comes from.
+enum Speech {
+    Pooled { features: Tensor, graph: Graph },
+    Frames { mel: Vec<Tensor>, frames: Vec<Tensor>, width: i64, graph: Graph },
+}
+
+/// Trains to the last epoch, continuing from the latest checkpoint unless `restart`.
+pub fn train(config: &Config, restart: bool) -> Result<()> {
+    let t = &config.training;
+    let prompts = Prompts::read(&config.data.prompts)?;
+    let (entries, validation, mut speech) = load_speech(config)?;
+    ensure!(!entries.is_empty(), "the feature cache has no training clips; run `esr-trainer prepare` with this config first");
+    let styles: Vec<String> = entries.iter().flat_map(|e| e.styles.clone()).collect::<BTreeSet<_>>().into_iter().collect();
+    let table = prompt_table(config, &prompts, &entries)?;
+
+    let text_graph = config.text.tower.record_head(config.dimension);
+    let (class_graph, judge_graph) = (head_graph("classifier", config.dimension, styles.len()), head_graph("discriminator", config.dimension, 2));
+    let written = serde_json::to_string(config)?;
+    let known = if restart { None } else { Checkpoint::load(&config.data.work, Some(&written))? };
+    let fresh = known.is_none();
+    let mut state = match known {
+        Some(state) => state,
+        None => {
+            tch::manual_seed(config.seed as i64);
+            let mut params = Params::new();
+            if let Speech::Frames { graph, .. } = &speech {
+                let wanted: BTreeSet<String> = graph.params().into_iter().map(|(n, _)| n).collect();
+                params.extend(encoders::speech(config, config.speech.tower.last())?.into_iter().filter(|(n, _)| wanted.contains(n)));
+            }
+            for graph in [speech.graph(), &text_graph, &class_graph, &judge_graph] {
+                initialise(graph, &mut params);
+            }
+            params.insert("log_temperature".into(), Tensor::from(t.temperature as f32).log());
+            standardise(&mut params, &speech, &table.features);
+            let optimiser = AdamW { decay: t.decay, ..AdamW::default() };
+            Checkpoint { epoch: 0, params, average: Params::new(), optimiser }
+        }
+    };
+    for (name, tensor) in &state.params {
+        let fixed = name.ends_with(".mean") || name.ends_with("head.scale") || (name == "log_temperature" && !t.learn_temperature);
+        let _ = tensor.set_requires_grad(!fixed);
+    }
+
+    let mut metrics = std::fs::OpenOptions::new()
+        .create(true)
+        .append(!fresh)
+        .write(true)
+        .truncate(fresh)
+        .open(config.data.work.join("metrics.jsonl"))
+        .context("cannot write metrics.jsonl in the work folder")?;
+    let sampler = Sampler::new(entries.iter().map(|e| (e.corpus.as_str(), e.class())), t.corpus_balance, t.class_balance);
+    let steps = if t.steps == 0 { (entries.len() / t.batch).max(1) } else { t.steps };
+    let progress = Progress::start((t.epochs * steps) as u64, "steps");
+    progress.advance((state.epoch * steps) as u64);
+    while state.epoch < t.epochs {
+        let epoch = state.epoch;
+        // Everything random in an epoch follows from its number, so that a resumed run repeats an unbroken one.
+        tch::manual_seed((config.seed as i64).wrapping_mul(1_000_003).wrapping_add(epoch as i64));
+        let mut random = ChaCha8Rng::seed_from_u64(config.seed.wrapping_mul(7919).wrapping_add(epoch as u64));
+        let mut line = Metrics { epoch, ..Metrics::default() };
+        for step in 0..steps {
+            let rows: Vec<usize> = (0..t.batch).map(|_| sampler.draw(&mut random)).collect();
+            let chosen: Vec<usize> = rows.iter().map(|r| draw_prompt(&entries[*r], &table, t.pair_prompts, &mut random)).collect();
+            let (raw, embedding) = speech.embed(&rows, &state.params, t.feature_noise);
+            let features = table.features.index_select(0, &indices(&chosen));
+            let text = run(&text_graph, &state.params, &[("pooled", &features)], true);
+            let temperature = state.params["log_temperature"].exp();
+            let marks = marks(rows.iter().map(|r| &entries[*r]), &styles);
+
+            let logits = if t.tied_classifier {
+                let classes = class_texts(&table, &styles, &text_graph, &state.params);
+                embedding.matmul(&classes.transpose(0, 1)) / &temperature
+            } else {
+                run(&class_graph, &state.params, &[("x", &raw)], true)["logits"].shallow_clone()
+            };
+            let class_loss = soft_cross_entropy(&logits, &marks);
+            line.classifier += class_loss.double_value(&[]) / steps as f64;
+            let mut loss = class_loss * t.classifier;
+            if epoch >= t.contrastive_from {
+                let positives = t.multi_positive.then(|| positives(rows.iter().map(|r| &entries[*r]), chosen.iter().map(|p| &table.styles[*p])));
+                let term = contrastive(&embedding, &text["embedding"], &temperature, positives.as_ref());
+                line.contrastive += term.double_value(&[]) / steps as f64;
+                loss = loss + term * t.contrastive;
+            }
+            if epoch >= t.discriminator_from && t.discriminator > 0.0 {
+                let judged = |x: &Tensor| run(&judge_graph, &state.params, &[("x", &reverse_gradient(x, 1.0))], true)["logits"].shallow_clone();
+                let term = modality(&judged(&embedding), &judged(&text["embedding"]));
+                line.discriminator += term.double_value(&[]) / steps as f64;
+                loss = loss + term * t.discriminator;
+            }
+            ensure!(loss.double_value(&[]).is_finite(), "the loss is not finite in epoch {epoch}, step {step}; lower training.rate");
+            loss.backward();
+            let fade = if t.cosine { 0.5 + 0.5 * (std::f64::consts::PI * (epoch * steps + step) as f64 / (t.epochs * steps) as f64).cos() } else { 1.0 };
+            state.optimiser.step(&state.params, |name| fade * rate(config, name));
+            average(&mut state, t.average);
+            progress.advance(1);
+        }
+        line.temperature = state.params["log_temperature"].exp().double_value(&[]);
+        state.epoch += 1;
+        if state.epoch % 5 == 0 || state.epoch == t.epochs {
+            line.validation = validate(config, &prompts, &validation, &state)?;
+        }
+        progress.remark(format!("steps, loss {:.3}, validation {:.3}", line.contrastive, line.validation.unwrap_or(f64::NAN)));
+        writeln!(metrics, "{}", serde_json::to_string(&line)?)?;
+        if state.epoch % t.checkpoint_every.max(1) == 0 || state.epoch == t.epochs {
+            state.save(&config.data.work, &written)?;
+        }
+    }
+    progress.finish();
+    Ok(())
+}
+
+impl Speech {
+    fn graph(&self) -> &Graph {
+        match self {
+            Self::Pooled { graph, .. } | Self::Frames { graph, .. } => graph,
+        }
+    }
+
+    /// Embeddings of training rows, before and after normalisation, with dropout.
+    fn embed(&mut self, rows: &[usize], params: &Params, noise: f64) -> (Tensor, Tensor) {
+        let mut out = match self {
+            Self::Pooled { features, graph } => {
+                let mut x = features.index_select(0, &indices(rows));
+                if noise > 0.0 {
+                    let spread = if let Some(scale) = params.get("speech.head.scale") { 1.0 / scale } else { x.std_dim([0i64].as_slice(), false, true) };
+                    x = &x + x.randn_like() * spread * noise;
+                }
+                run(graph, params, &[("pooled", &x)], true)
+            }
+            Self::Frames { mel, frames, width, graph } => {
+                let chosen: Vec<&Tensor> = rows.iter().map(|r| &frames[*r]).collect();
+                let longest = chosen.iter().map(|f| f.size()[0]).max().unwrap_or(0);
+                let padded: Vec<Tensor> =
+                    chosen.iter().map(|f| f.to_kind(Kind::Float).constant_pad_nd([0, 0, 0, longest - f.size()[0]])).collect();
+                let lengths: Vec<i64> = chosen.iter().map(|f| f.size()[0]).collect();
+                let joined = Tensor::stack(&padded, 0);
+                let (x, weight) = (joined.narrow(2, 0, *width), joined.select(2, *width));
+                let positions = Tensor::arange(longest, (Kind::Int64, Device::Cpu)).unsqueeze(0);
+                let mask = positions.lt_tensor(&Tensor::from_slice(&lengths).unsqueeze(1)).to_kind(Kind::Float);
+                let mel = Tensor::stack(&rows.iter().map(|r| &mel[*r]).collect::<Vec<_>>(), 0);
+                run(graph, params, &[("frames", &x), ("mask", &mask), ("weight", &weight), ("mel", &mel)], true)
+            }
+        };
+        let take = |out: &mut BTreeMap<String, Tensor>, name: &str| out.remove(name).expect("head graphs name their outputs");
+        (take(&mut out, "raw"), take(&mut out, "embedding"))
+    }
+}
+
+/// Training entries, validation entries with pooled features, and the source of batches.
+fn load_speech(config: &Config) -> Result<(Vec<Entry>, Option<(Vec<Entry>, Tensor)>, Speech)> {
+    let tower = &config.speech.tower;
+    let layer = config.training.unfreeze_from;
+    if layer > 0 {
+        let mut store = open(config, Form::Frames { layer: layer - 1 })?;
+        let kept: Vec<usize> = (0..store.entries.len()).filter(|n| store.entries[*n].split == Split::Train).collect();
+        let width = tower.whisper.width as i64;
+        let (mut mel, mut frames) = (vec![], vec![]);
+        for n in &kept {
+            let values = store.read(*n)?;
+            mel.push(Tensor::from_slice(&values[..2 * BANDS]));
+            frames.push(Tensor::from_slice(&values[2 * BANDS..]).view([-1, width + 1]).to_kind(Kind::Half));
+        }
+        let entries = kept.iter().map(|n| store.entries[*n].clone()).collect();
+        let graph = tower.record_upper(layer - 1, config.dimension);
+        return Ok((entries, None, Speech::Frames { mel, frames, width, graph }));
+    }
+    let mut store = open(config, Form::Pooled)?;
+    let cached = config.speech.cached_tower();
+    let width = cached.pooled_width();
+    let columns = Tensor::from_slice(&tower.columns_of(&cached).context("the cache lacks a layer of the tower")?);
+    let mut read = |split: Split| -> Result<(Vec<Entry>, Tensor)> {
+        let kept: Vec<usize> = (0..store.entries.len())
+            .filter(|n| store.entries[*n].split == split && config.data.train.contains(&store.entries[*n].corpus))
+            .collect();
+        let mut flat: Vec<f32> = Vec::with_capacity(kept.len() * width);
+        for n in &kept {
+            flat.extend_from_slice(&store.read(*n)?[..width]);
+        }
+        let entries = kept.iter().map(|n| store.entries[*n].clone()).collect();
+        Ok((entries, Tensor::from_slice(&flat).view([kept.len() as i64, width as i64]).index_select(1, &columns)))
+    };
+    let (entries, features) = read(Split::Train)?;
+    let validation = Some(read(Split::Val)?).filter(|(e, _)| !e.is_empty());
+    Ok((entries, validation, Speech::Pooled { features, graph: tower.record_head(config.dimension) }))
+}
+
+fn prompt_table(config: &Config, prompts: &Prompts, entries: &[Entry]) -> Result<PromptTable> {
+    let mut classes: BTreeSet<Vec<String>> = entries.iter().map(|e| e.styles.clone()).collect();
+    classes.extend(entries.iter().flat_map(|e| e.styles.iter().map(|s| vec![s.clone()])));
+    let (mut texts, mut styles, mut of_class) = (vec![], vec![], BTreeMap::new());
+    for class in classes {
+        let own = prompts.of_class(&class, Side::Train);
+        of_class.insert(class.join(" + "), (texts.len()..texts.len() + own.len()).collect());
+        styles.extend(own.iter().map(|_| class.iter().cloned().collect::<BTreeSet<_>>()));
+        texts.extend(own);
+    }
+    Ok(PromptTable { features: text_features(config, &texts)?, styles, of_class })
+}
+
+/// A prompt for a clip: about all its styles at once, or about one of them.
+fn draw_prompt(entry: &Entry, table: &PromptTable, pairs: f64, random: &mut ChaCha8Rng) -> usize {
+    let both = entry.styles.len() > 1 && random.random::<f64>() < pairs;
+    let class = if both { entry.class() } else { entry.styles[random.random_range(0..entry.styles.len())].clone() };
+    let own = &table.of_class[&class];
+    own[random.random_range(0..own.len())]
+}
+
+/// `[batch, classes]`: one where a clip has a style.
+fn marks<'a>(entries: impl Iterator<Item = &'a Entry>, styles: &[String]) -> Tensor {
+    let flat: Vec<f32> = entries.flat_map(|e| styles.iter().map(|s| f32::from(u8::from(e.styles.contains(s))))).collect();
+    Tensor::from_slice(&flat).view([-1, styles.len() as i64])
+}
+
+/// `[batch, batch]`: one where a prompt describes a clip, that is, names only styles the clip has.
+fn positives<'a>(entries: impl Iterator<Item = &'a Entry>, prompts: impl Iterator<Item = &'a BTreeSet<String>> + Clone) -> Tensor {
+    let describes = |e: &Entry, p: &BTreeSet<String>| p.iter().all(|s| e.styles.contains(s));
+    let n = prompts.clone().count() as i64;
+    let flat: Vec<f32> = entries.flat_map(|e| prompts.clone().map(move |p| f32::from(u8::from(describes(e, p))))).collect();
+    Tensor::from_slice(&flat).view([-1, n])
+}
+
+/// Unit text embeddings of the styles: the projection of the mean features of each style's prompts.
+fn class_texts(table: &PromptTable, styles: &[String], graph: &Graph, params: &Params) -> Tensor {
+    let mean = |s: &String| table.features.index_select(0, &indices(&table.of_class[s])).mean_dim([0i64].as_slice(), false, Kind::Float);
+    let features = Tensor::stack(&styles.iter().map(mean).collect::<Vec<_>>(), 0);
+    run(graph, params, &[("pooled", &features)], true)["embedding"].shallow_clone()
+}
+
+/// Sets the standardisation of both projections from the training features, where the config asks for it.
+fn standardise(params: &mut Params, speech: &Speech, text: &Tensor) {
+    let mut set = |path: &str, features: &Tensor| {
+        if params.contains_key(&format!("{path}.mean")) {
+            params.insert(format!("{path}.mean"), features.mean_dim([0i64].as_slice(), false, Kind::Float));
+            let deviation = features.std_dim([0i64].as_slice(), false, false).clamp_min(1e-3);
+            params.insert(format!("{path}.scale"), 1.0 / deviation);
+        }
+    };
+    if let Speech::Pooled { features, .. } = speech {
+        set("speech.head", features);
+    }
+    set("text.head", text);
+}
+
+fn head_graph(path: &str, dimension: usize, classes: usize) -> Graph {
+    let g = Graph::new();
+    g.output("logits", classifier(g.input("x", &[Dim::Batch, Dim::Fixed(dimension)]), path, classes));
+    g
+}
+
+fn rate(config: &Config, name: &str) -> f64 {
+    let t = &config.training;
+    match name {
+        _ if name.contains(".encoder.") => t.encoder_rate,
+        _ if name.starts_with("discriminator") => t.discriminator_rate,
+        _ => t.rate,
+    }
+}
+
+fn average(state: &mut Checkpoint, share: f64) {
+    if share == 0.0 {
+        return;
+    }
+    no_grad(|| {
+        for (name, tensor) in state.params.iter() {
+            match state.average.get_mut(name) {
+                None => {
+                    state.average.insert(name.clone(), tensor.detach().copy());
+                }
+                // Early averages follow closely: the share of the past grows with the number of steps.
+                Some(kept) => {
+                    let past = share.min(state.optimiser.steps as f64 / (state.optimiser.steps as f64 + 10.0));
+                    let _ = kept.g_mul_scalar_(past).g_add_(&(tensor.detach() * (1.0 - past)));
+                }
+            }
+        }
+    });
+}
+
+/// Mean average precision over corpora and their styles, on validation speakers with training prompts.
+fn validate(config: &Config, prompts: &Prompts, data: &Option<(Vec<Entry>, Tensor)>, state: &Checkpoint) -> Result<Option<f64>> {
+    let Some((entries, features)) = data else { return Ok(None) };
+    let mut params: Params = state.params.iter().map(|(k, t)| (k.clone(), t.shallow_clone())).collect();
+    params.extend(state.average.iter().map(|(k, t)| (k.clone(), t.shallow_clone())));
+    let (speech, text) = (config.speech.tower.record_head(config.dimension), config.text.tower.record_head(config.dimension));
+    let embedding = no_grad(|| run(&speech, &params, &[("pooled", features)], false)["embedding"].shallow_clone());
+    let mut all = vec![];
+    for corpus in &config.data.train {
+        let rows: Vec<usize> = (0..entries.len()).filter(|n| entries[*n].corpus == *corpus && entries[*n].variant == "original").collect();
+        let classes: BTreeSet<Vec<String>> = rows.iter().map(|n| entries[*n].styles.clone()).collect();
+        if classes.len() < 2 {
+            continue;
+        }
+        let clips = embedding.index_select(0, &indices(&rows));
+        for class in classes {
+            let features = text_features(config, &prompts.of_class(&class, Side::Train))?;
+            let texts = no_grad(|| run(&text, &params, &[("pooled", &features)], false)["embedding"].mean_dim([0i64].as_slice(), false, Kind::Float));
+            let scores = Vec::<f32>::try_from(clips.matmul(&texts))?;
+            let relevant: Vec<bool> = rows.iter().map(|n| entries[*n].styles == class).collect();
+            all.push(judge(&scores, &relevant));
+        }
+    }
+    Ok((!all.is_empty()).then(|| Quality::mean(&all).precision))
+}
+
+fn indices(rows: &[usize]) -> Tensor {
+    Tensor::from_slice(&rows.iter().map(|r| *r as i64).collect::<Vec<_>>())
+}
