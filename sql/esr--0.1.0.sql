@@ -75,11 +75,9 @@ CREATE FUNCTION esr_enable_pgvector_casts() RETURNS void
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    ours text;
+    ours text := '@extschema@';
     theirs text;
 BEGIN
-    SELECT format('%I', n.nspname) INTO ours
-        FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'esr';
     SELECT format('%I', n.nspname) INTO theirs
         FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'vector';
     IF theirs IS NULL THEN
@@ -274,3 +272,206 @@ CREATE AGGREGATE sum(esr_vector) (
     COMBINEFUNC = esr_vector_combine, FINALFUNC = esr_vector_sum, PARALLEL = safe
 );
 COMMENT ON AGGREGATE sum(esr_vector) IS 'sum of vectors of one model, in double precision; NULLs are skipped';
+
+-- =====================================================================================================================
+-- Embedding
+-- =====================================================================================================================
+-- STABLE, because a model may be replaced between two statements. COST is high, in units of about one comparison, so that
+-- the planner calls these last and prefers an index that calls them once.
+--
+-- Errors: 22P03 and 0A000 unreadable or unsupported audio, 22000 nothing to hear, 54000 over a limit of esr.audio_max_*,
+-- 22023 unusable text, 42704 no such model, F0000 damaged model, 58P01 ONNX Runtime missing, 53000 and 53200 overload and
+-- memory, 53400 no worker slot, 58000 no embedder, or one that ended or did not answer in time: try again.
+
+CREATE FUNCTION esr_embed_text(text) RETURNS esr_vector
+    AS 'MODULE_PATHNAME' LANGUAGE c STABLE STRICT PARALLEL SAFE COST 10000;
+COMMENT ON FUNCTION esr_embed_text(text) IS
+    'embedding of a description of speaking style, made by the model that esr.default_model names';
+
+CREATE FUNCTION esr_embed_text(text, model text) RETURNS esr_vector
+    AS 'MODULE_PATHNAME' LANGUAGE c STABLE STRICT PARALLEL SAFE COST 10000;
+COMMENT ON FUNCTION esr_embed_text(text, text) IS 'embedding of a description of speaking style, made by the named model';
+
+CREATE FUNCTION esr_embed_text(text[]) RETURNS esr_vector[]
+    AS 'MODULE_PATHNAME', 'esr_embed_text_array' LANGUAGE c STABLE STRICT PARALLEL SAFE COST 100000;
+COMMENT ON FUNCTION esr_embed_text(text[]) IS
+    'embeddings of descriptions of speaking style, in one batch; a NULL element stays NULL';
+
+CREATE FUNCTION esr_embed_text(text[], model text) RETURNS esr_vector[]
+    AS 'MODULE_PATHNAME', 'esr_embed_text_array' LANGUAGE c STABLE STRICT PARALLEL SAFE COST 100000;
+COMMENT ON FUNCTION esr_embed_text(text[], text) IS
+    'embeddings of descriptions of speaking style, in one batch, made by the named model; a NULL element stays NULL';
+
+CREATE FUNCTION esr_embed_speech(bytea) RETURNS esr_vector
+    AS 'MODULE_PATHNAME' LANGUAGE c STABLE STRICT PARALLEL SAFE COST 100000;
+COMMENT ON FUNCTION esr_embed_speech(bytea) IS
+    'embedding of the speaking style of an audio file (WAV, FLAC, Ogg Vorbis, MP3, M4A), made by the model that esr.default_model names';
+
+CREATE FUNCTION esr_embed_speech(bytea, model text) RETURNS esr_vector
+    AS 'MODULE_PATHNAME' LANGUAGE c STABLE STRICT PARALLEL SAFE COST 100000;
+COMMENT ON FUNCTION esr_embed_speech(bytea, text) IS
+    'embedding of the speaking style of an audio file, made by the named model';
+
+CREATE FUNCTION esr_embed_speech(bytea[]) RETURNS esr_vector[]
+    AS 'MODULE_PATHNAME', 'esr_embed_speech_array' LANGUAGE c STABLE STRICT PARALLEL SAFE COST 1000000;
+COMMENT ON FUNCTION esr_embed_speech(bytea[]) IS
+    'embeddings of audio files, in batches; a NULL element stays NULL';
+
+CREATE FUNCTION esr_embed_speech(bytea[], model text) RETURNS esr_vector[]
+    AS 'MODULE_PATHNAME', 'esr_embed_speech_array' LANGUAGE c STABLE STRICT PARALLEL SAFE COST 1000000;
+COMMENT ON FUNCTION esr_embed_speech(bytea[], text) IS
+    'embeddings of audio files, in batches, made by the named model; a NULL element stays NULL';
+
+-- =====================================================================================================================
+-- Embedding on insert
+-- =====================================================================================================================
+
+CREATE FUNCTION esr_embed_row() RETURNS trigger
+    AS 'MODULE_PATHNAME' LANGUAGE c;
+COMMENT ON FUNCTION esr_embed_row() IS 'trigger function that esr_attach uses; arguments: audio column, style column, model';
+
+-- One trigger for each style column. PostgreSQL cuts names at 63 bytes.
+CREATE FUNCTION esr_trigger_name(style_column name) RETURNS name
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN ('esr_embed_' || style_column)::name;
+COMMENT ON FUNCTION esr_trigger_name(name) IS 'name of the trigger that esr_attach makes for a style column';
+
+CREATE FUNCTION esr_attach(
+    "table" regclass, audio_column name, style_column name, mode text DEFAULT 'sync', model text DEFAULT NULL
+) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    ours text := '@extschema@';
+    relation pg_class;
+    audio pg_attribute;
+    style pg_attribute;
+BEGIN
+    IF "table" IS NULL OR audio_column IS NULL OR style_column IS NULL THEN
+        RAISE EXCEPTION 'table, audio_column and style_column must not be NULL'
+            USING ERRCODE = 'null_value_not_allowed', HINT = 'As in: SELECT esr_attach(''clips'', ''audio'', ''style'');';
+    END IF;
+    IF mode = 'queue' THEN
+        RAISE EXCEPTION 'mode "queue" of esr_attach is not available in this version'
+            USING ERRCODE = 'feature_not_supported', HINT = 'Use mode => ''sync''.';
+    ELSIF mode IS DISTINCT FROM 'sync' THEN
+        RAISE EXCEPTION 'unknown mode "%" of esr_attach', mode
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Use mode => ''sync''.';
+    END IF;
+    SELECT * INTO relation FROM pg_class c WHERE c.oid = "table";
+    IF relation.relkind NOT IN ('r', 'p', 'f') THEN
+        RAISE EXCEPTION '% is not a table', "table"
+            USING ERRCODE = 'wrong_object_type', HINT = 'Attach the table that holds the audio itself.';
+    END IF;
+    IF NOT pg_has_role(relation.relowner, 'USAGE') THEN
+        RAISE EXCEPTION 'must be owner of table %', "table" USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    SELECT * INTO audio FROM pg_attribute a
+        WHERE a.attrelid = "table" AND a.attname = audio_column AND a.attnum > 0 AND NOT a.attisdropped;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'column "%" of table % does not exist', audio_column, "table" USING ERRCODE = 'undefined_column';
+    END IF;
+    SELECT * INTO style FROM pg_attribute a
+        WHERE a.attrelid = "table" AND a.attname = style_column AND a.attnum > 0 AND NOT a.attisdropped;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'column "%" of table % does not exist', style_column, "table"
+            USING ERRCODE = 'undefined_column',
+                  HINT = format('ALTER TABLE %s ADD COLUMN %I esr_vector(512);', "table", style_column);
+    END IF;
+    IF audio.atttypid <> 'bytea'::regtype THEN
+        RAISE EXCEPTION 'column "%" of table % has type %, not bytea', audio_column, "table", format_type(audio.atttypid, audio.atttypmod)
+            USING ERRCODE = 'datatype_mismatch', HINT = 'The column must hold whole audio files.';
+    END IF;
+    IF audio.attgenerated <> '' THEN
+        RAISE EXCEPTION 'column "%" of table % is generated', audio_column, "table"
+            USING ERRCODE = 'wrong_object_type', HINT = 'PostgreSQL computes it only after the trigger has run.';
+    END IF;
+    IF style.atttypid <> format('%s.esr_vector', ours)::regtype THEN
+        RAISE EXCEPTION 'column "%" of table % has type %, not esr_vector', style_column, "table", format_type(style.atttypid, style.atttypmod)
+            USING ERRCODE = 'datatype_mismatch', HINT = 'Declare the column as esr_vector(n) with the model''s dimension n.';
+    END IF;
+    IF EXISTS (SELECT FROM pg_trigger t
+               WHERE t.tgrelid = "table" AND t.tgfoid = format('%s.esr_embed_row()', ours)::regprocedure
+                 AND t.tgname = @extschema@.esr_trigger_name(style_column)) THEN
+        RAISE EXCEPTION 'column "%" of table % is attached already', style_column, "table"
+            USING ERRCODE = 'duplicate_object',
+                  HINT = format('SELECT esr_detach(%L, %L); comes first.', "table", style_column);
+    END IF;
+    -- The model is fixed now, not looked up by each session: one column must not mix models.
+    EXECUTE format(
+        'CREATE TRIGGER %I BEFORE INSERT OR UPDATE OF %I, %I ON %s FOR EACH ROW EXECUTE FUNCTION %s.esr_embed_row(%L, %L, %L)',
+        @extschema@.esr_trigger_name(style_column), audio_column, style_column, "table", ours,
+        audio_column, style_column, coalesce(model, current_setting('esr.default_model')));
+END
+$$;
+COMMENT ON FUNCTION esr_attach(regclass, name, name, text, text) IS
+    'create a trigger that embeds the audio column into the style column whenever a row is inserted or its audio changes';
+
+CREATE FUNCTION esr_detach("table" regclass, style_column name) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_trigger t
+                   WHERE t.tgrelid = "table" AND t.tgname = @extschema@.esr_trigger_name(style_column)) THEN
+        RAISE EXCEPTION 'column "%" of table % is not attached', style_column, "table"
+            USING ERRCODE = 'undefined_object', HINT = '\d on the table shows its triggers.';
+    END IF;
+    EXECUTE format('DROP TRIGGER %I ON %s', @extschema@.esr_trigger_name(style_column), "table");
+END
+$$;
+COMMENT ON FUNCTION esr_detach(regclass, name) IS 'remove the trigger that esr_attach made; embeddings stay';
+
+-- =====================================================================================================================
+-- Views
+-- =====================================================================================================================
+
+CREATE FUNCTION esr_embedder_status() RETURNS json
+    AS 'MODULE_PATHNAME' LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED;
+COMMENT ON FUNCTION esr_embedder_status() IS 'counters of the embedder; what the view esr_stat_embedder shows';
+-- Failures name files of the server.
+REVOKE ALL ON FUNCTION esr_embedder_status() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION esr_embedder_status() TO pg_monitor;
+
+CREATE VIEW esr_stat_embedder AS
+    SELECT s.pid, make_interval(secs => s.uptime_s) AS uptime, s.requests, s.failures, s.cancelled, s.texts, s.clips,
+           s.batches, s.device, s.models, s.p50_ms, s.p99_ms, s.restarts, s.last_failure
+    FROM json_to_record(esr_embedder_status()) AS s(
+        pid integer, uptime_s double precision, requests bigint, failures bigint, cancelled bigint, texts bigint,
+        clips bigint, batches bigint, device text, models text[], p50_ms real, p99_ms real, restarts bigint,
+        last_failure text);
+COMMENT ON VIEW esr_stat_embedder IS 'one row: the embedder process of this cluster, with NULL for pid while none runs';
+COMMENT ON COLUMN esr_stat_embedder.pid IS 'process id; NULL while no embedder runs';
+COMMENT ON COLUMN esr_stat_embedder.uptime IS 'time since it was started';
+COMMENT ON COLUMN esr_stat_embedder.requests IS 'requests answered, failures included';
+COMMENT ON COLUMN esr_stat_embedder.failures IS 'requests answered with an error';
+COMMENT ON COLUMN esr_stat_embedder.cancelled IS 'requests whose session left before the answer';
+COMMENT ON COLUMN esr_stat_embedder.texts IS 'texts embedded';
+COMMENT ON COLUMN esr_stat_embedder.clips IS 'clips embedded';
+COMMENT ON COLUMN esr_stat_embedder.batches IS 'runs of a network';
+COMMENT ON COLUMN esr_stat_embedder.device IS 'where the networks run, such as cpu';
+COMMENT ON COLUMN esr_stat_embedder.models IS 'models in memory';
+COMMENT ON COLUMN esr_stat_embedder.p50_ms IS 'median time of the last thousand requests, milliseconds';
+COMMENT ON COLUMN esr_stat_embedder.p99_ms IS '99th percentile of the same';
+COMMENT ON COLUMN esr_stat_embedder.restarts IS 'how often an embedder ended by itself since the supervisor started';
+COMMENT ON COLUMN esr_stat_embedder.last_failure IS 'why the last embedder ended, or could not be started';
+GRANT SELECT ON esr_stat_embedder TO pg_monitor;
+
+CREATE FUNCTION esr_list_models() RETURNS json
+    AS 'MODULE_PATHNAME' LANGUAGE c VOLATILE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION esr_list_models() IS 'model bundles in esr.model_directory; what the view esr_models shows';
+
+CREATE VIEW esr_models AS
+    SELECT m.name, m.version, m.dimension, m.tag, m.licence, m.description, m.problem
+    FROM json_to_recordset(esr_list_models()) AS m(
+        name text, version text, dimension integer, tag text, licence text, description text, problem text);
+COMMENT ON VIEW esr_models IS 'model bundles in esr.model_directory, as their manifests describe them';
+COMMENT ON COLUMN esr_models.name IS 'name to use in esr.default_model and in the second argument of esr_embed_*';
+COMMENT ON COLUMN esr_models.version IS 'version in the manifest';
+COMMENT ON COLUMN esr_models.dimension IS 'elements of an embedding';
+COMMENT ON COLUMN esr_models.tag IS 'identity that its embeddings carry, as esr_model_tag shows it';
+COMMENT ON COLUMN esr_models.licence IS 'licence of the weights';
+COMMENT ON COLUMN esr_models.description IS 'what it is';
+COMMENT ON COLUMN esr_models.problem IS 'why its manifest cannot be read, if so';
+GRANT SELECT ON esr_models TO PUBLIC;

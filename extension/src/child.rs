@@ -1,7 +1,8 @@
 //! One run of the embedder program: started so that it cannot outlive its supervisor, watched, stopped.
 //!
-//! Three things end it when the supervisor is gone, however that happened: the kernel's parent-death signal, the end of
-//! its standard input, and the signals that the postmaster sends to the worker's process group.
+//! Two things end it when the supervisor is gone, however that happened: the kernel's parent-death signal and the end of
+//! its standard input. It has a process group of its own: the postmaster signals whole groups, and a SIGQUIT would make a
+//! program that does not know PostgreSQL's ways dump its core into the data directory.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -39,6 +40,7 @@ impl Embedder {
         command.arg("--onnxruntime").arg(&settings.onnxruntime);
         command.arg("--threads").arg(settings.threads.to_string()).arg("--watch-stdin");
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.process_group(0);
         let supervisor = rustix::process::getpid();
         // SAFETY: between fork and exec the closure makes system calls only; it neither allocates nor locks.
         #[allow(unsafe_code)]

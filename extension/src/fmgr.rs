@@ -75,6 +75,13 @@ impl Call {
         unsafe { datum::vector(self.datum(index)) }
     }
 
+    /// An `esr_vector` argument of a function that scans call row by row.
+    #[inline]
+    pub fn scanned_vector(&self, index: usize) -> Result<Vector<'_>, VectorError> {
+        // SAFETY: as in `vector`.
+        unsafe { datum::scanned_vector(self.datum(index)) }
+    }
+
     /// An `integer` argument.
     pub fn i32(&self, index: usize) -> i32 {
         self.datum(index).value() as i32

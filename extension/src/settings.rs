@@ -36,8 +36,8 @@ pub struct EmbedderSettings {
     pub model_directory: PathBuf,
     /// ONNX Runtime's shared library.
     pub onnxruntime: PathBuf,
-    /// Threads for inference; 0 lets the embedder choose.
-    pub threads: i32,
+    /// Threads for inference.
+    pub threads: usize,
 }
 
 /// Settings of the embedder process, with `$sharedir` and `$pkglibdir` replaced.
@@ -46,7 +46,16 @@ pub fn embedder() -> EmbedderSettings {
         program: path(&EMBEDDER_PROGRAM),
         model_directory: model_directory(),
         onnxruntime: path(&ONNXRUNTIME_LIBRARY),
-        threads: EMBEDDER_THREADS.get(),
+        threads: threads(),
+    }
+}
+
+/// `esr.embedder_threads`; by default half of the cores, because the other half has a database to run, and at most four,
+/// because one short clip cannot use more.
+fn threads() -> usize {
+    match usize::try_from(EMBEDDER_THREADS.get()) {
+        Ok(0) | Err(_) => std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).clamp(1, 4)),
+        Ok(chosen) => chosen,
     }
 }
 
@@ -109,7 +118,7 @@ pub fn define() {
     number(
         c"esr.embedder_threads",
         c"Threads that one inference may use.",
-        c"0 lets the embedder choose.",
+        c"0 takes half of the machine's cores, at most 4.",
         &EMBEDDER_THREADS,
         (0, 1024),
         GucContext::Sighup,

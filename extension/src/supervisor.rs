@@ -7,12 +7,15 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use esr_wire::{LOCK_FILE, SOCKET_FILE};
 use pgrx::bgworkers::{BackgroundWorker, SignalWakeFlags};
 use pgrx::{log, pg_guard, pg_sys};
+
+use rustix::process::Signal;
 
 use crate::child::Embedder;
 use crate::client;
@@ -28,10 +31,10 @@ const START_POLL: Duration = Duration::from_millis(10);
 
 /// Shortest and longest pause before an embedder is started again; it doubles in between.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// An embedder that has run this long was well: its end is not counted as one of a series.
-const HEALTHY_AGE: Duration = Duration::from_secs(5);
+const HEALTHY_AGE: Duration = Duration::from_secs(2);
 
 /// Opens the lock file in the data directory, the working directory of every PostgreSQL process.
 pub fn open_lock_file() -> io::Result<File> {
@@ -183,6 +186,10 @@ impl Supervisor {
             }
             return self.pause(why);
         }
+        if status.signal() == Some(Signal::KILL.as_raw()) {
+            // Somebody's doing, or the kernel's for want of memory: no reason to think that the next one will not start.
+            return self.pause(why);
+        }
         let reason = std::mem::take(&mut self.last_message);
         self.failed(if reason.is_empty() { why } else { reason })
     }
@@ -241,8 +248,9 @@ impl Supervisor {
     /// Into the server's log.
     fn forward(&mut self, line: String) {
         if !line.trim().is_empty() {
-            log!("esr-embedder: {line}");
-            self.last_message = line;
+            let message = line.trim_start_matches("esr-embedder: ");
+            log!("esr-embedder: {message}");
+            self.last_message = message.to_owned();
         }
     }
 

@@ -34,7 +34,7 @@ fn negative_inner_product(call: &Call) -> Result<f64, VectorError> {
 
 #[inline]
 fn measure(call: &Call, distance: impl Fn(&[f32], &[f32]) -> f64) -> Result<f64, VectorError> {
-    let (left, right) = (call.vector(0)?, call.vector(1)?);
+    let (left, right) = (call.scanned_vector(0)?, call.scanned_vector(1)?);
     same_space(&left, &right)?;
     Ok(distance(left.elements, right.elements))
 }
