@@ -400,8 +400,8 @@ BEGIN
     END IF;
     -- The model is fixed now, not looked up by each session: one column must not mix models.
     EXECUTE format(
-        'CREATE TRIGGER %I BEFORE INSERT OR UPDATE OF %I, %I ON %s FOR EACH ROW EXECUTE FUNCTION %s.esr_embed_row(%L, %L, %L)',
-        @extschema@.esr_trigger_name(style_column), audio_column, style_column, "table", ours,
+        'CREATE TRIGGER %I BEFORE INSERT OR UPDATE OF %I ON %s FOR EACH ROW EXECUTE FUNCTION %s.esr_embed_row(%L, %L, %L)',
+        @extschema@.esr_trigger_name(style_column), audio_column, "table", ours,
         audio_column, style_column, coalesce(model, current_setting('esr.default_model')));
 END
 $$;
@@ -421,7 +421,7 @@ BEGIN
     EXECUTE format('DROP TRIGGER %I ON %s', @extschema@.esr_trigger_name(style_column), "table");
 END
 $$;
-COMMENT ON FUNCTION esr_detach(regclass, name) IS 'remove the trigger that esr_attach made; embeddings stay';
+COMMENT ON FUNCTION esr_detach(regclass, name) IS 'remove the trigger that esr_attach made; the embeddings that are there stay';
 
 -- =====================================================================================================================
 -- Views

@@ -16,18 +16,20 @@ pub struct TextCache {
 
 type Key = (String, String);
 
-impl TextCache {
-    /// An empty cache; with no room it stays empty.
-    pub fn new() -> Self {
+/// An empty cache. Its size is decided when something is put into it.
+impl Default for TextCache {
+    fn default() -> Self {
         Self { entries: LruCache::unbounded() }
     }
+}
 
+impl TextCache {
     /// The embedding of a text, if it is remembered.
     pub fn get(&mut self, model: &str, text: &str) -> Option<&OwnedVector> {
         self.entries.get(&(model.to_owned(), text.to_owned()))
     }
 
-    /// Remembers an embedding, in at most `room` entries. A model whose tag has changed under the same name makes
+    /// Remembers an embedding, in at most `room` entries; in no room, it forgets. A model whose tag has changed under the same name makes
     /// everything else obsolete.
     pub fn put(&mut self, model: &str, text: &str, embedding: &OwnedVector, room: usize) {
         let Some(room) = NonZeroUsize::new(room) else {
@@ -59,7 +61,7 @@ mod tests {
 
     #[test]
     fn the_least_recently_used_is_forgotten_first() {
-        let mut cache = TextCache::new();
+        let mut cache = TextCache::default();
         cache.put("m", "a", &embedding(1), 2);
         cache.put("m", "b", &embedding(1), 2);
         assert!(cache.get("m", "a").is_some());
@@ -73,7 +75,7 @@ mod tests {
 
     #[test]
     fn a_changed_model_makes_the_cache_forget() {
-        let mut cache = TextCache::new();
+        let mut cache = TextCache::default();
         cache.put("m", "a", &embedding(1), 9);
         cache.put("other", "a", &embedding(3), 9);
         assert!(cache.get("m", "a").is_some());

@@ -166,7 +166,7 @@ fn vector_array(call: &Call, results: &[Option<OwnedVector>]) -> Datum {
 /// has one embedding.
 fn with_cache<T>(run: impl FnOnce(&mut TextCache) -> Result<T, SqlError>) -> Result<T, SqlError> {
     thread_local! {
-        static CACHE: RefCell<TextCache> = RefCell::new(TextCache::new());
+        static CACHE: RefCell<TextCache> = RefCell::new(TextCache::default());
         static SEEN: Cell<(i64, Option<u64>)> = const { Cell::new((0, None)) };
     }
     CACHE.with_borrow_mut(|cache| {

@@ -43,7 +43,7 @@ impl OwnedVector {
             return Err(VectorError::TooManyDimensions);
         }
         match elements.iter().position(|element| !element.is_finite()) {
-            Some(index) => Err(VectorError::NotFinite { position: index + 1, value: elements[index].to_string() }),
+            Some(index) => Err(VectorError::NotFinite { position: index + 1, value: spell(elements[index]) }),
             None => Ok(Self { tag, elements }),
         }
     }
@@ -84,6 +84,12 @@ pub fn check_fits(actual: usize, modifier: Option<usize>) -> Result<(), VectorEr
     }
 }
 
+/// A number that is none, as SQL spells it.
+fn spell(element: f32) -> String {
+    let infinity = if element > 0.0 { "Infinity" } else { "-Infinity" };
+    if element.is_nan() { "NaN".into() } else { infinity.into() }
+}
+
 /// What can be wrong with a vector, or with two of them together.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum VectorError {
@@ -120,7 +126,7 @@ pub enum VectorError {
         value: String,
     },
     /// A computation left the range of `real`.
-    #[error("{operation} of esr_vectors overflows at element {position}")]
+    #[error("{operation} of esr_vectors leaves the range of type real at element {position}")]
     Overflow {
         /// The operator or aggregate.
         operation: &'static str,
