@@ -89,20 +89,19 @@ BEGIN
                  AND casttarget = format('%s.esr_vector', ours)::regtype) THEN
         RETURN;
     END IF;
+    -- By way of real[], which both types can be cast to and from, so that nothing depends on how pgvector stores a value.
     EXECUTE format(
-        'CREATE FUNCTION %1$s.esr_from_pgvector(%2$s.vector, integer, boolean) RETURNS %1$s.esr_vector '
-        'LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE '
-        'AS $f$ SELECT %1$s.esr_vector(%2$s.vector_to_float4($1, -1, false), $2, $3) $f$', ours, theirs);
+        'CREATE FUNCTION %1$s.esr_from_pgvector(%2$s.vector) RETURNS %1$s.esr_vector '
+        'LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE RETURN ($1::real[])::%1$s.esr_vector', ours, theirs);
     EXECUTE format(
-        'CREATE FUNCTION %1$s.esr_to_pgvector(%1$s.esr_vector, integer, boolean) RETURNS %2$s.vector '
-        'LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE '
-        'AS $f$ SELECT %2$s.array_to_vector(%1$s.esr_to_real_array($1), $2, $3) $f$', ours, theirs);
+        'CREATE FUNCTION %1$s.esr_to_pgvector(%1$s.esr_vector) RETURNS %2$s.vector '
+        'LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE RETURN ($1::real[])::%2$s.vector', ours, theirs);
     EXECUTE format(
         'CREATE CAST (%2$s.vector AS %1$s.esr_vector) '
-        'WITH FUNCTION %1$s.esr_from_pgvector(%2$s.vector, integer, boolean) AS ASSIGNMENT', ours, theirs);
+        'WITH FUNCTION %1$s.esr_from_pgvector(%2$s.vector) AS ASSIGNMENT', ours, theirs);
     EXECUTE format(
         'CREATE CAST (%1$s.esr_vector AS %2$s.vector) '
-        'WITH FUNCTION %1$s.esr_to_pgvector(%1$s.esr_vector, integer, boolean) AS ASSIGNMENT', ours, theirs);
+        'WITH FUNCTION %1$s.esr_to_pgvector(%1$s.esr_vector) AS ASSIGNMENT', ours, theirs);
 END
 $$;
 COMMENT ON FUNCTION esr_enable_pgvector_casts() IS

@@ -228,7 +228,7 @@ fn connect() -> Result<Connection, EmbedError> {
         }
         let mut report = None;
         match start_supervisor_if_none() {
-            Presence::Present => report = Report::read(LOCK_FILE),
+            Presence::Present => report = Report::read(LOCK_FILE, server::life()),
             Presence::NoSlot => {
                 let since = *slot_wanted_since.get_or_insert_with(Instant::now);
                 if since.elapsed() >= SLOT_PATIENCE {
@@ -272,18 +272,35 @@ enum Presence {
 }
 
 /// Whoever gets the lock starts a supervisor while holding it, so that a thousand sessions start one and not a thousand.
-/// The new supervisor takes the lock as soon as it is let go.
+/// The new supervisor takes the lock as soon as it is let go; until it has, its process id stands in the report.
 fn start_supervisor_if_none() -> Presence {
     let file = match supervisor::open_lock_file() {
         Ok(file) => file,
         Err(error) => return Presence::Broken(error),
     };
     match file.try_lock() {
-        Err(std::fs::TryLockError::WouldBlock) => Presence::Present,
-        Err(std::fs::TryLockError::Error(error)) => Presence::Broken(error),
-        Ok(()) if server::start_dynamic_supervisor() => Presence::Present,
-        Ok(()) => Presence::NoSlot,
+        Err(std::fs::TryLockError::WouldBlock) => return Presence::Present,
+        Err(std::fs::TryLockError::Error(error)) => return Presence::Broken(error),
+        Ok(()) => {}
     }
+    if Report::read(LOCK_FILE, server::life()).is_some_and(|report| was_just_started(&file, report.supervisor)) {
+        return Presence::Present;
+    }
+    match server::start_dynamic_supervisor() {
+        None => Presence::NoSlot,
+        Some(pid) => {
+            let report = Report { server: server::life(), supervisor: pid, ..Report::default() };
+            report.write(&file).map_or_else(Presence::Broken, |()| Presence::Present)
+        }
+    }
+}
+
+/// Whether a supervisor that does not hold the lock may still be about to take it.
+fn was_just_started(lock_file: &std::fs::File, supervisor: u32) -> bool {
+    let written = lock_file.metadata().and_then(|metadata| metadata.modified());
+    let is_recent = written.is_ok_and(|at| at.elapsed().is_ok_and(|age| age < supervisor::LOCK_PATIENCE));
+    let pid = i32::try_from(supervisor).ok().and_then(rustix::process::Pid::from_raw);
+    is_recent && pid.is_some_and(|pid| rustix::process::test_kill_process(pid).is_ok())
 }
 
 /// Checks who is at the other end and that both speak the same language.

@@ -15,7 +15,9 @@ const FILE_BYTES: usize = 2048;
 /// State of the embedder as its supervisor sees it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Process id of the supervisor.
+    /// Which life of the server it is about: the postmaster's start. What an earlier life left in the file is of no use.
+    pub server: i64,
+    /// Process id of the supervisor, 0 once it has ended.
     pub supervisor: u32,
     /// Process id of the embedder, 0 while none runs.
     pub embedder: u32,
@@ -37,20 +39,20 @@ impl Report {
         file.write_all_at(&bytes, 0)
     }
 
-    /// Reads it from the lock file; `None` if there is none.
-    pub fn read(path: &str) -> Option<Report> {
+    /// Reads it from the lock file; `None` if there is none about this life of the server.
+    pub fn read(path: &str, server: i64) -> Option<Report> {
         let bytes = std::fs::read(path).ok()?;
-        Report::parse(&String::from_utf8_lossy(&bytes))
+        Report::parse(&String::from_utf8_lossy(&bytes)).filter(|report| report.server == server)
     }
 
     fn print(&self) -> String {
         let mut text = String::new();
-        let Report { supervisor, embedder, restarts, failed_starts, failure } = self;
+        let Report { server, supervisor, embedder, restarts, failed_starts, failure } = self;
         let failure = failure.replace(['\n', '\r'], " ");
         // Writing to a String cannot fail.
         let _ = write!(
             text,
-            "supervisor {supervisor}\nembedder {embedder}\nrestarts {restarts}\nfailed_starts {failed_starts}\n\
+            "server {server}\nsupervisor {supervisor}\nembedder {embedder}\nrestarts {restarts}\nfailed_starts {failed_starts}\n\
              failure {failure}\n"
         );
         text
@@ -62,6 +64,7 @@ impl Report {
             let (key, value) = line.split_once(' ').unwrap_or((line, ""));
             let value = value.trim();
             match key {
+                "server" => report.server = value.parse().ok()?,
                 "supervisor" => report.supervisor = value.parse().ok()?,
                 "embedder" => report.embedder = value.parse().ok()?,
                 "restarts" => report.restarts = value.parse().ok()?,
@@ -70,7 +73,7 @@ impl Report {
                 _ => {}
             }
         }
-        (report.supervisor != 0).then_some(report)
+        (report.server != 0).then_some(report)
     }
 }
 
@@ -81,6 +84,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         let report = Report {
+            server: -7,
             supervisor: 12,
             embedder: 0,
             restarts: 3,

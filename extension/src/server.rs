@@ -95,6 +95,12 @@ pub fn statement_number() -> i64 {
     unsafe { pg_sys::GetCurrentStatementStartTimestamp() }
 }
 
+/// A number that differs between two lives of the server: when its postmaster was started.
+pub fn life() -> i64 {
+    // SAFETY: set once, before any other process of the server exists.
+    unsafe { pg_sys::PgStartTime }
+}
+
 /// Reads the configuration files again, after SIGHUP.
 pub fn reload_settings() {
     // SAFETY: called outside a transaction by a background worker, as PostgreSQL's own auxiliary processes do.
@@ -150,18 +156,15 @@ pub fn register_static_supervisor() {
     supervisor_worker().set_restart_time(Some(WORKER_RESTART)).load();
 }
 
-/// Asks the postmaster to start a supervisor and waits until it runs; `false` if there is no free worker slot.
-pub fn start_dynamic_supervisor() -> bool {
+/// Asks the postmaster to start a supervisor, waits until it runs and returns its process id; `None` if there is no free
+/// worker slot.
+pub fn start_dynamic_supervisor() -> Option<u32> {
     // SAFETY: reads this process's id.
     let me = unsafe { pg_sys::MyProcPid };
-    match supervisor_worker().set_notify_pid(me).load_dynamic() {
-        Ok(worker) => {
-            // It may already have ended again, because another supervisor was faster. The caller looks for itself.
-            let _ = worker.wait_for_startup();
-            true
-        }
-        Err(_) => false,
-    }
+    let worker = supervisor_worker().set_notify_pid(me).load_dynamic().ok()?;
+    // It may already have ended again; the caller looks for itself.
+    let pid = worker.wait_for_startup().unwrap_or(0);
+    Some(pid.try_into().unwrap_or(0))
 }
 
 /// Ends this process the way a background worker does.

@@ -12,14 +12,14 @@ use crate::error::SqlError;
 use crate::fmgr::Call;
 use crate::report::Report;
 use crate::vector::tag::Tag;
-use crate::{settings, sql_function};
+use crate::{server, settings, sql_function};
 
 sql_function!(esr_embedder_status, embedder);
 sql_function!(esr_list_models, models);
 
 /// Never starts an embedder: looking must not change what is looked at.
 fn embedder(_: &Call) -> Result<String, EmbedError> {
-    let report = Report::read(LOCK_FILE).unwrap_or_default();
+    let report = Report::read(LOCK_FILE, server::life()).unwrap_or_default();
     let mut answer = match client::ask_if_running(RequestBody::Status)? {
         Some(ResponseBody::Status(status)) => json!({
             "pid": status.pid,

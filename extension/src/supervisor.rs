@@ -24,7 +24,7 @@ use crate::server::{self, Interest, OnPostmasterDeath, Woken};
 use crate::settings::{self, EmbedderSettings};
 
 /// How long a starting supervisor tries for the lock: a backend holds it for a moment while it starts one.
-const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+pub const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How often a starting embedder's socket is tried.
 const START_POLL: Duration = Duration::from_millis(10);
@@ -51,7 +51,10 @@ pub extern "C-unwind" fn esr_supervisor_main(_argument: pg_sys::Datum) {
     );
     match acquire_lock() {
         Ok(Some(lock)) => {
-            Supervisor::new(lock).run();
+            let mut supervisor = Supervisor::new(lock);
+            supervisor.run();
+            supervisor.report.supervisor = 0;
+            supervisor.publish();
             // The code with which PostgreSQL's workers end on request: a static worker is started again, if the cluster lives.
             server::exit(1);
         }
@@ -105,7 +108,7 @@ impl Supervisor {
     fn new(lock: File) -> Self {
         Self {
             lock,
-            report: Report { supervisor: std::process::id(), ..Report::default() },
+            report: Report { server: server::life(), supervisor: std::process::id(), ..Report::default() },
             settings: settings::embedder(),
             state: State::Waiting { until: Instant::now() },
             pause: FIRST_PAUSE,
