@@ -94,6 +94,13 @@ impl Container {
     }
 }
 
+/// Channels that a WAV header states, if its format chunk is the first one, as nearly always.
+pub(crate) fn wav_channels(bytes: &[u8]) -> Option<u16> {
+    let is_first = bytes.get(12..16)? == b"fmt ";
+    let channels = bytes.get(22..24)?.first_chunk::<2>()?;
+    is_first.then(|| u16::from_le_bytes(*channels))
+}
+
 /// Bytes of a leading ID3v2 tag (header, body and footer), zero if there is none. The length may lie beyond the file.
 fn id3v2_length(bytes: &[u8]) -> usize {
     let [b'I', b'D', b'3', _, _, flags, length @ ..] = bytes else { return 0 };

@@ -6,7 +6,7 @@ use symphonia::core::codecs::audio::{AudioCodecParameters, AudioDecoder, well_kn
 use symphonia::core::errors::Error as SymphoniaError;
 use symphonia::core::formats::TrackType;
 
-use crate::container::Container;
+use crate::container::{Container, wav_channels};
 use crate::limits::{Limits, MIN_RATE};
 
 /// Beyond this a float sample is not sound: full scale is 1, and integers written as floats by mistake reach 2^31.
@@ -134,7 +134,8 @@ pub enum DecodeError {
 ///
 /// Whatever the bytes are, the answer comes in time and memory bounded by the limits: peak memory is about three times
 /// the decoded samples. A WAV or FLAC file that ends before the length in its header is malformed; MP3, AAC and Ogg
-/// state no exact length, so of those the part that is there is decoded.
+/// state no exact length, so of those the part that is there is decoded. AAC in MP4 keeps the
+/// encoder's start-up silence (64 ms at 16 kHz).
 pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Pcm, DecodeError> {
     let mut samples: Vec<f32> = Vec::new();
     let format = walk(bytes, limits, &mut |chunk| {
@@ -175,6 +176,10 @@ fn walk(bytes: &[u8], limits: &Limits, sink: &mut Sink<'_>) -> Result<AudioInfo,
 
 fn demux(container: Container, bytes: &[u8], limits: &Limits, sink: &mut Sink<'_>) -> Result<AudioInfo, DecodeError> {
     let blame = |error| explain(container, error);
+    // Before the reader multiplies them by the sample size in sixteen bits.
+    if let (Container::Wav, Some(channels)) = (container, wav_channels(bytes)) {
+        check_channels(channels.into(), limits)?;
+    }
     let mut reader = container.open(bytes).map_err(blame)?;
     let track = reader
         .default_track(TrackType::Audio)
@@ -193,8 +198,15 @@ fn demux(container: Container, bytes: &[u8], limits: &Limits, sink: &mut Sink<'_
         symphonia::default::get_codecs().make_audio_decoder(&parameters, &Default::default()).map_err(blame)?;
     let codec = decoder.codec_info().short_name.to_owned();
     let mut progress = Progress::new(container, bytes.len(), limits);
-    while let Some(packet) = reader.next_packet().map_err(blame)? {
-        progress.packet(&mut *decoder, &packet, id, sink)?;
+    loop {
+        match reader.next_packet() {
+            Ok(Some(packet)) => progress.packet(&mut *decoder, &packet, id, sink)?,
+            Ok(None) => break,
+            // A WAV that was written to a pipe states no length and ends where the file ends; one that does state a
+            // length is compared with it below.
+            Err(SymphoniaError::IoError(_)) if container == Container::Wav => break,
+            Err(error) => return Err(blame(error)),
+        }
     }
     progress.finish(codec, stated_frames)
 }

@@ -56,6 +56,27 @@ pub struct Runtime {
     threads: usize,
 }
 
+/// Where ONNX Runtime's library is when nobody says: the file named by `ORT_DYLIB_PATH`, `libonnxruntime.so` beside the
+/// running program (where `make install` puts it), or the build's cache
+/// (`${ESR_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/esr}/libs/onnxruntime`). The file may be missing.
+pub fn default_library() -> PathBuf {
+    if let Some(path) = std::env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty()) {
+        return path.into();
+    }
+    let beside = std::env::current_exe().ok().and_then(|program| Some(program.parent()?.join(LIBRARY_FILE)));
+    if let Some(beside) = beside.filter(|path| path.exists()) {
+        return beside;
+    }
+    let folder = |name: &str| std::env::var_os(name).filter(|path| !path.is_empty()).map(PathBuf::from);
+    let cache = folder("ESR_CACHE")
+        .or_else(|| folder("XDG_CACHE_HOME").map(|cache| cache.join("esr")))
+        .or_else(|| folder("HOME").map(|home| home.join(".cache/esr")))
+        .unwrap_or_default();
+    cache.join("libs/onnxruntime").join(LIBRARY_FILE)
+}
+
+const LIBRARY_FILE: &str = "libonnxruntime.so";
+
 static LOADED: Mutex<Option<(PathBuf, Environment)>> = Mutex::new(None);
 
 impl Runtime {
@@ -75,7 +96,8 @@ impl Runtime {
         let builder = ort::init_from(&path).map_err(|error| unusable(error.to_string()))?;
         let environment =
             builder.with_name("esr").with_telemetry(false).build().map_err(|error| unusable(error.to_string()))?;
-        environment.set_log_level(LogLevel::Error);
+        // Errors come back as values and are told there; cancelled runs would fill the log with them.
+        environment.set_log_level(LogLevel::Fatal);
         *loaded = Some((path, environment.clone()));
         Ok(Self { environment, threads })
     }
@@ -106,7 +128,7 @@ impl Runtime {
         let text = |error: ort::Error| error.to_string();
         Session::builder(&self.environment)
             .map_err(text)?
-            .with_log_level(LogLevel::Error)
+            .with_log_level(LogLevel::Fatal)
             .map_err(|error| error.to_string())?
             .with_optimization_level(OPTIMISATION)
             .map_err(|error| error.to_string())?

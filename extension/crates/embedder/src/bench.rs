@@ -1,0 +1,99 @@
+//! `esr-embedder bench`: how fast a bundle is on this machine. Knows no sockets: decoding and the wire are not measured.
+
+use std::time::{Duration, Instant};
+
+use esr_audio::Waveform;
+use esr_encoder::golden::{GENERATOR_RATE, Generator, waveform};
+use esr_encoder::{Cancel, EmbedError, Encoder};
+use serde::Serialize;
+
+/// Length of the benchmark's clips.
+const CLIP_SECONDS: f64 = 3.0;
+/// Clips of one batch, so that a batch is a minute of sound.
+const CLIPS: usize = 20;
+/// Texts of one batch.
+const TEXTS: usize = 64;
+
+/// What was measured. "Per core" is what the machine gave divided by the threads of a run.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// Threads of one run.
+    pub threads: usize,
+    /// Clips of three seconds embedded per second and core, in batches of twenty.
+    pub clips_per_second: f64,
+    /// Seconds of sound embedded per second and core.
+    pub times_real_time: f64,
+    /// Descriptions embedded per second and core, in batches of 64.
+    pub texts_per_second: f64,
+    /// Median of one description alone, milliseconds.
+    pub text_p50_ms: f64,
+    /// Median of one clip of three seconds alone, milliseconds.
+    pub clip_p50_ms: f64,
+}
+
+impl std::fmt::Display for Report {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(out, "clips of {CLIP_SECONDS} s:    {:8.1} clips/s per core", self.clips_per_second)?;
+        writeln!(out, "                 {:8.1} x real time per core", self.times_real_time)?;
+        writeln!(out, "descriptions:    {:8.1} texts/s per core", self.texts_per_second)?;
+        writeln!(out, "one description: {:8.2} ms (p50)", self.text_p50_ms)?;
+        writeln!(out, "one 3 s clip:    {:8.2} ms (p50)", self.clip_p50_ms)?;
+        write!(out, "threads:         {:8}", self.threads)
+    }
+}
+
+/// Measures for about `seconds` in all.
+pub fn run(encoder: &mut Encoder, threads: usize, seconds: f64) -> Result<Report, EmbedError> {
+    let cancel = Cancel::default();
+    let clips: Vec<Waveform> = (0..CLIPS).map(|at| clip(at, encoder.sample_rate())).collect();
+    let texts: Vec<String> = (0..TEXTS).map(text).collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let each = Duration::from_secs_f64(seconds / 4.0);
+    let median_of = |times: Vec<Duration>| times[times.len() / 2].as_secs_f64();
+    let batch_of_clips = repeat(each, |_| encoder.embed_speech(&clips, &cancel).map(drop))?;
+    let batch_of_texts = repeat(each, |_| encoder.embed_texts(&texts, &cancel).map(drop))?;
+    let one_text = repeat(each, |round| encoder.embed_texts(&texts[round % TEXTS..][..1], &cancel).map(drop))?;
+    let one_clip = repeat(each, |round| encoder.embed_speech(&clips[round % CLIPS..][..1], &cancel).map(drop))?;
+    let per_core = |count: usize, times: Vec<Duration>| count as f64 / median_of(times) / threads as f64;
+    let clips_per_second = per_core(CLIPS, batch_of_clips);
+    Ok(Report {
+        threads,
+        clips_per_second,
+        times_real_time: clips_per_second * CLIP_SECONDS,
+        texts_per_second: per_core(TEXTS, batch_of_texts),
+        text_p50_ms: median_of(one_text) * 1e3,
+        clip_p50_ms: median_of(one_clip) * 1e3,
+    })
+}
+
+/// Runs `work` until the time is up, three times at least and once more to warm up; gives the sorted times.
+fn repeat(total: Duration, mut work: impl FnMut(usize) -> Result<(), EmbedError>) -> Result<Vec<Duration>, EmbedError> {
+    work(0)?;
+    let begin = Instant::now();
+    let mut times = Vec::new();
+    while times.len() < 3 || begin.elapsed() < total {
+        let start = Instant::now();
+        work(times.len())?;
+        times.push(start.elapsed());
+    }
+    times.sort_unstable();
+    Ok(times)
+}
+
+/// The same voices that `benches/python_onnxruntime.py` makes.
+fn clip(at: usize, rate: u32) -> Waveform {
+    let generator = Generator::Harmonic { hz: 90.0 + 10.0 * at as f64, seconds: CLIP_SECONDS, seed: at as u64 };
+    let mut samples = waveform(&generator);
+    samples.resize((CLIP_SECONDS * f64::from(rate)) as usize, 0.0);
+    debug_assert!(rate <= GENERATOR_RATE || samples.len() > GENERATOR_RATE as usize);
+    Waveform::new(samples, rate).expect("the generator makes sound")
+}
+
+/// The same texts that `benches/python_onnxruntime.py` makes.
+fn text(at: usize) -> String {
+    const STYLES: [&str; 8] = ["whispering", "angry", "bored", "cheerful", "sad", "calm", "sarcastic", "projected"];
+    const FORMS: [&str; 4] =
+        ["", "someone who sounds ", "a voice that is clearly ", "a recording of a person speaking "];
+    let (style, form) = (STYLES[at % STYLES.len()], FORMS[at / STYLES.len() % FORMS.len()]);
+    format!("{form}{style}")
+}

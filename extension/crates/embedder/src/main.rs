@@ -1,0 +1,164 @@
+//! The command line of `esr-embedder`. Knows the arguments; the work is the library's.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use esr_audio::Limits;
+use esr_embedder::{bench, list, serve};
+use esr_encoder::{Bundle, Encoder, Runtime, runtime};
+
+/// Embeds clips of speech and descriptions of speaking style with ONNX Runtime.
+#[derive(Parser)]
+#[command(name = "esr-embedder", version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Answer the backends of one PostgreSQL cluster on a unix socket; the extension's supervisor starts this.
+    Serve(ServeArguments),
+    /// Embed audio files and texts, and print one JSON object a line.
+    Embed(EmbedArguments),
+    /// Measure how fast a model is on this machine.
+    Bench(BenchArguments),
+}
+
+#[derive(Args)]
+struct RuntimeArguments {
+    /// ONNX Runtime's library [default: $ORT_DYLIB_PATH, libonnxruntime.so beside this program, or the build's cache]
+    #[arg(long, value_name = "LIB")]
+    onnxruntime: Option<PathBuf>,
+    /// Threads of one run.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: u16,
+}
+
+impl RuntimeArguments {
+    fn library(&self) -> PathBuf {
+        self.onnxruntime.clone().unwrap_or_else(runtime::default_library)
+    }
+
+    fn encoder(&self, bundle: &PathBuf) -> Result<Encoder, Box<dyn std::error::Error>> {
+        let bundle = Bundle::open(bundle)?;
+        let runtime = Runtime::load(&self.library(), self.threads.into())?;
+        Ok(Encoder::load(&bundle, &runtime)?)
+    }
+}
+
+#[derive(Args)]
+struct ServeArguments {
+    /// Where to make the socket.
+    #[arg(long, value_name = "PATH")]
+    socket: PathBuf,
+    /// Folder of model folders.
+    #[arg(long, value_name = "DIR")]
+    model_directory: PathBuf,
+    /// End when standard input ends, because its other end is the supervisor's.
+    #[arg(long)]
+    watch_stdin: bool,
+    #[command(flatten)]
+    runtime: RuntimeArguments,
+}
+
+#[derive(Args)]
+struct EmbedArguments {
+    /// Folder of the model.
+    #[arg(long, value_name = "DIR")]
+    bundle: PathBuf,
+    /// File with the path of an audio file on each line.
+    #[arg(long, value_name = "FILE")]
+    speech_list: Option<PathBuf>,
+    /// File with a text on each line.
+    #[arg(long, value_name = "FILE")]
+    text_list: Option<PathBuf>,
+    /// Audio files, after those of the lists.
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+    #[command(flatten)]
+    runtime: RuntimeArguments,
+}
+
+#[derive(Args)]
+struct BenchArguments {
+    /// Folder of the model.
+    #[arg(value_name = "DIR")]
+    bundle: PathBuf,
+    /// About how long to measure, in seconds.
+    #[arg(long, default_value_t = 20.0)]
+    seconds: f64,
+    /// Print one JSON object instead of a table.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    runtime: RuntimeArguments,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Serve(arguments) => serve(arguments),
+        Command::Embed(arguments) => embed(&arguments),
+        Command::Bench(arguments) => measure(&arguments),
+    };
+    let code = match result {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("esr-embedder: {error}");
+            1
+        }
+    };
+    let _ = std::io::stdout().flush();
+    // Some versions of ONNX Runtime crash in their exit handlers, and everything that must be tidied up has been.
+    signal_hook::low_level::exit(code)
+}
+
+fn serve(arguments: ServeArguments) -> Result<(), Box<dyn std::error::Error>> {
+    serve::run(serve::Options {
+        library: arguments.runtime.library(),
+        threads: arguments.runtime.threads.into(),
+        socket: arguments.socket,
+        model_directory: arguments.model_directory,
+        watch_stdin: arguments.watch_stdin,
+    })?;
+    Ok(())
+}
+
+fn embed(arguments: &EmbedArguments) -> Result<(), Box<dyn std::error::Error>> {
+    let mut inputs = Vec::new();
+    if let Some(file) = &arguments.speech_list {
+        inputs.extend(lines(file)?.map(|line| list::Input::Speech(line.into())));
+    }
+    if let Some(file) = &arguments.text_list {
+        inputs.extend(lines(file)?.map(list::Input::Text));
+    }
+    inputs.extend(arguments.files.iter().cloned().map(list::Input::Speech));
+    let mut encoder = arguments.runtime.encoder(&arguments.bundle)?;
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let failed = list::run(&mut encoder, &inputs, &Limits::default(), &mut out)?;
+    if failed > 0 {
+        eprintln!("esr-embedder: {failed} of {} inputs failed", inputs.len());
+    }
+    Ok(())
+}
+
+/// The lines of a list; an empty line at its end is none.
+fn lines(file: &PathBuf) -> Result<impl Iterator<Item = String>, Box<dyn std::error::Error>> {
+    let text = std::fs::read_to_string(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+    let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    Ok(lines.into_iter())
+}
+
+fn measure(arguments: &BenchArguments) -> Result<(), Box<dyn std::error::Error>> {
+    let mut encoder = arguments.runtime.encoder(&arguments.bundle)?;
+    let report = bench::run(&mut encoder, arguments.runtime.threads.into(), arguments.seconds)?;
+    if arguments.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        println!("model:           {:>8}", encoder.manifest().name);
+        println!("{report}");
+    }
+    Ok(())
+}

@@ -1,0 +1,103 @@
+//! The bundles in memory: loaded at first use by folder name, checked once, kept. Knows no queue and no sockets.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+
+use esr_encoder::bundle::{MANIFEST_FILE, is_plain_name};
+use esr_encoder::{Bundle, Encoder, Runtime};
+use esr_wire::{Failure, FailureKind};
+
+use crate::failure::{self, failure, with_hint};
+
+/// One loaded model.
+pub struct Model {
+    /// Folder name, which requests use.
+    pub name: String,
+    /// Version in its manifest.
+    pub version: String,
+    /// Identity.
+    pub tag: u64,
+    /// Elements per embedding.
+    pub dimension: u32,
+    /// Rate that clips must have, in samples per second.
+    pub sample_rate: u32,
+    encoder: Mutex<Encoder>,
+}
+
+impl Model {
+    /// The encoder, for the inference thread.
+    pub fn encoder(&self) -> MutexGuard<'_, Encoder> {
+        // A panic inside a run leaves the encoder as it was: it has no state but a counter.
+        self.encoder.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// Where models and ONNX Runtime are, and which of them are loaded.
+pub struct Models {
+    directory: PathBuf,
+    library: PathBuf,
+    threads: usize,
+    loaded: RwLock<BTreeMap<String, Arc<Model>>>,
+    /// Held while loading, so that a model is loaded once, and those that are there stay usable meanwhile.
+    loading: Mutex<()>,
+}
+
+impl Models {
+    /// Nothing is loaded yet, ONNX Runtime included.
+    pub fn new(directory: PathBuf, library: PathBuf, threads: usize) -> Self {
+        Self { directory, library, threads, loaded: RwLock::default(), loading: Mutex::default() }
+    }
+
+    /// The model of that folder name, loading it if need be.
+    pub fn get(&self, name: &str) -> Result<Arc<Model>, Failure> {
+        if let Some(model) = self.find(name) {
+            return Ok(model);
+        }
+        let _loading = self.loading.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        // Another connection may have loaded it while this one waited.
+        if let Some(model) = self.find(name) {
+            return Ok(model);
+        }
+        let start = std::time::Instant::now();
+        let model = Arc::new(self.load(name)?);
+        let seconds = start.elapsed().as_secs_f32();
+        eprintln!("esr-embedder: loaded model {name:?} {} (tag {:016x}) in {seconds:.2} s", model.version, model.tag);
+        let mut loaded = self.loaded.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+        loaded.insert(name.to_owned(), model.clone());
+        Ok(model)
+    }
+
+    /// Names of the loaded models.
+    pub fn names(&self) -> Vec<String> {
+        self.loaded.read().unwrap_or_else(|poisoned| poisoned.into_inner()).keys().cloned().collect()
+    }
+
+    fn find(&self, name: &str) -> Option<Arc<Model>> {
+        self.loaded.read().unwrap_or_else(|poisoned| poisoned.into_inner()).get(name).cloned()
+    }
+
+    fn load(&self, name: &str) -> Result<Model, Failure> {
+        if !is_plain_name(name) {
+            let message = format!("{name:?} is not a model name: use letters, digits, '_', '-' and inner dots");
+            return Err(failure(FailureKind::UnknownModel, message));
+        }
+        let folder = self.directory.join(name);
+        if !folder.join(MANIFEST_FILE).exists() {
+            let message = format!("there is no model {name:?} in {}", self.directory.display());
+            let hint = "Install the model there, or name one that is; esr.model_directory sets the place.";
+            return Err(with_hint(failure(FailureKind::UnknownModel, message), hint));
+        }
+        let bundle = Bundle::open(&folder).map_err(|error| failure::bundle(&error))?;
+        let runtime = Runtime::load(&self.library, self.threads).map_err(|error| failure::runtime(&error))?;
+        let encoder = Encoder::load(&bundle, &runtime).map_err(|error| failure::loading(name, &error))?;
+        Ok(Model {
+            name: name.to_owned(),
+            version: encoder.manifest().version.clone(),
+            tag: encoder.tag(),
+            dimension: encoder.dimension() as u32,
+            sample_rate: encoder.sample_rate(),
+            encoder: Mutex::new(encoder),
+        })
+    }
+}
