@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::nets::bert::Bert;
 use crate::nets::speech_tower::SpeechTower;
 use crate::nets::text_tower::TextTower;
 
@@ -107,6 +108,41 @@ pub struct Text {
     pub max_tokens: usize,
     /// The network.
     pub tower: TextTower,
+    /// Fine-tuning on the prompts with a larger encoder as teacher, before the speech side is trained.
+    #[serde(default)]
+    pub tuning: Option<Tuning>,
+}
+
+/// How the text encoder learns from prompts and from a larger text encoder.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tuning {
+    /// Weight file of the teacher.
+    pub weights: PathBuf,
+    /// Its tokenizer.
+    pub tokenizer: PathBuf,
+    /// Its sizes.
+    pub bert: Bert,
+    /// Prompts of each style that the teacher reads.
+    pub prompts_per_style: usize,
+    /// Words of the vocabulary, mostly near the styles, that the teacher places for the student.
+    pub words: usize,
+    /// Steps.
+    pub steps: usize,
+    /// Texts a step: half with a style to name, half with a place to learn.
+    pub batch: usize,
+    /// Learning rate of the encoder; the head learns ten times as fast.
+    pub rate: f64,
+    /// Dropout inside the encoder.
+    #[serde(default)]
+    pub dropout: f64,
+    /// Weight of naming the style.
+    pub naming: f64,
+    /// Weight of the place.
+    pub placing: f64,
+    /// 0 keeps styles as alike as the teacher sees them, 1 makes them all equally unlike.
+    #[serde(default)]
+    pub sharpen: f64,
 }
 
 /// What is made of training clips, by signal processing.
@@ -197,9 +233,19 @@ pub struct Training {
     pub corpus_balance: f64,
     /// Share of prompts that describe all styles of a clip at once when it has several.
     pub pair_prompts: f64,
-    /// Shifts the pooled features of each corpus and, where a speaker has enough clips, nothing else: random noise added to
-    /// standardised features in training, in deviations.
+    /// Noise added to the pooled features in training, in deviations.
     pub feature_noise: f64,
+    /// Groups of corpora that sound alike. Clips and classes are contrasted only inside a group; empty is one group.
+    pub domains: Vec<Vec<String>>,
+    /// Start the speech projection as the ridge map onto the mean text embedding of each class, with this penalty (in mean
+    /// variances); 0 starts at random.
+    pub warm_start: f64,
+    /// Power of a class's size by which the warm start weighs its clips down; 1 gives all classes the same weight.
+    pub warm_balance: f64,
+    /// Weight of a corpus in the warm start; 1 where it is not named.
+    pub corpus_weight: std::collections::BTreeMap<String, f64>,
+    /// Weight of all clips made by signal processing, together, against the recorded ones; 0 leaves them as they come.
+    pub made_weight: f64,
     /// Train the last blocks of the speech encoder, from this layer on, over cached frames; 0 trains heads only.
     pub unfreeze_from: usize,
     /// Epochs between checkpoints.
@@ -231,6 +277,11 @@ impl Default for Training {
             corpus_balance: 0.0,
             pair_prompts: 0.3,
             feature_noise: 0.0,
+            domains: vec![],
+            warm_start: 0.0,
+            warm_balance: 0.5,
+            corpus_weight: Default::default(),
+            made_weight: 0.0,
             unfreeze_from: 0,
             checkpoint_every: 1,
         }
@@ -274,6 +325,7 @@ impl Config {
             self.speech.tower.layers
         );
         ensure!(self.training.batch >= 2, "training.batch is {}; a contrastive loss needs at least 2", self.training.batch);
+        ensure!(self.text.tuning.is_none() || self.text.tower.bank.is_some(), "text.tuning needs text.tower.bank");
         ensure!(self.text.max_tokens <= self.text.tower.bert.positions, "text.max_tokens is longer than the position table");
         let corpora: std::collections::BTreeSet<_> = self.data.train.iter().chain(&self.data.test).collect();
         ensure!(corpora.len() == self.data.train.len() + self.data.test.len(), "a corpus is named twice in data.train and data.test");

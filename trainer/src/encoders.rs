@@ -21,7 +21,7 @@ pub fn speech(config: &Config, last: usize) -> Result<Params> {
     Ok(if config.speech.int8 { round(params) } else { params })
 }
 
-/// The text encoder's parameters, rounded to int8 when the config says so.
+/// The published text encoder's parameters, rounded to int8 when the config says so.
 pub fn text(config: &Config) -> Result<Params> {
     let path = weights::resolve(&config.text.weights);
     let file = weights::read_tensors(&path)?;
@@ -51,7 +51,8 @@ pub fn initialise(graph: &Graph, params: &mut Params) {
     }
 }
 
-fn round(params: Params) -> Params {
+/// Rounds the encoder weights among `params` to what an int8 bundle holds.
+pub fn round(params: Params) -> Params {
     let one = |(name, tensor): (String, Tensor)| match int8_channels(&name, tensor.dim()) {
         Some(channels) => (name, rounded(&tensor, channels)),
         None => (name, tensor),

@@ -2,31 +2,36 @@
 //!
 //! Each network is recorded once as a [`graph`] and interpreted twice: [`torch`] runs it with autograd, [`onnx`] writes it
 //! out, so that what was trained is what is shipped. The steps of a run are [`prepare`] (cache what the frozen encoders
-//! say), `train`, `evaluate` and `export`. This crate knows nothing of PostgreSQL and of indexes.
+//! say), [`train`], [`evaluate`] and [`export`]. This crate knows nothing of PostgreSQL and of indexes.
 
 pub mod audio_file;
 pub mod augment;
+pub mod baseline;
+pub mod checkpoint;
 pub mod config;
 pub mod data;
 pub mod encoders;
+pub mod evaluate;
+pub mod export;
 pub mod graph;
 pub mod layers;
+pub mod losses;
 pub mod nets;
 pub mod onnx;
 pub mod onnx_messages;
+pub mod optimiser;
 pub mod prepare;
 pub mod progress;
 pub mod prompts;
 pub mod quantise;
-pub mod store;
-pub mod torch;
-pub mod variants;
-pub mod weights;
-pub mod checkpoint;
-pub mod losses;
-pub mod optimiser;
 pub mod retrieval;
 pub mod sampling;
+pub mod store;
 pub mod text_features;
 pub mod tokenizer;
+pub mod torch;
 pub mod train;
+pub mod variants;
+pub mod weights;
+pub mod tune_text;
+pub mod warm_start;

@@ -4,11 +4,17 @@ use tch::{Kind, Tensor};
 
 /// Symmetric contrastive loss between speech and text rows `[batch, width]` of unit length: softmax over the batch in both
 /// directions. `positives` `[batch, batch]` marks which texts describe which clips; without it each clip's own text is
-/// its only positive. Several positives share the target evenly.
-pub fn contrastive(speech: &Tensor, text: &Tensor, temperature: &Tensor, positives: Option<&Tensor>) -> Tensor {
-    let logits = speech.matmul(&text.transpose(0, 1)) / temperature;
+/// its only positive. Several positives share the target evenly. `apart` `[batch, batch]` is added to the logits: very low
+/// where a pair is not to be contrasted.
+pub fn contrastive(speech: &Tensor, text: &Tensor, temperature: &Tensor, positives: Option<&Tensor>, apart: Option<&Tensor>) -> Tensor {
+    let mut logits = speech.matmul(&text.transpose(0, 1)) / temperature;
+    let mut positives = positives.map(Tensor::shallow_clone);
+    if let Some(apart) = apart {
+        logits = logits + apart;
+        positives = positives.map(|p| p * apart.gt(-1.0).to_kind(Kind::Float));
+    }
     let own = Tensor::eye(speech.size()[0], (Kind::Float, speech.device()));
-    let marks = positives.unwrap_or(&own);
+    let marks = &positives.unwrap_or(own);
     (soft_cross_entropy(&logits, marks) + soft_cross_entropy(&logits.transpose(0, 1), &marks.transpose(0, 1))) * 0.5
 }
 
@@ -70,12 +76,12 @@ mod tests {
     fn contrastive_is_its_definition() {
         let (s, t) = (unit(6, 1), unit(6, 2));
         let temperature = Tensor::from(0.07f32);
-        let got = contrastive(&s, &t, &temperature, None).double_value(&[]);
+        let got = contrastive(&s, &t, &temperature, None, None).double_value(&[]);
         assert!((got - naive(&table(&s), &table(&t), 0.07f32 as f64, &|i, j| i == j)).abs() < 1e-4);
         let same = |i: usize, j: usize| i % 3 == j % 3;
         let marks: Vec<f32> = (0..36).map(|k| f32::from(u8::from(same(k / 6, k % 6)))).collect();
         let marks = Tensor::from_slice(&marks).view([6, 6]);
-        let got = contrastive(&s, &t, &temperature, Some(&marks)).double_value(&[]);
+        let got = contrastive(&s, &t, &temperature, Some(&marks), None).double_value(&[]);
         assert!((got - naive(&table(&s), &table(&t), 0.07f32 as f64, &same)).abs() < 1e-4);
     }
 

@@ -2,10 +2,15 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use esr_trainer::config::Config;
+use esr_trainer::data::splits::Split;
+use esr_trainer::evaluate::{self, Model};
+use esr_trainer::onnx::Precision;
 use esr_trainer::prepare::{self, Form};
+use esr_trainer::prompts::Side;
+use esr_trainer::{checkpoint, export, train, tune_text};
 
 /// Trains the speech and text encoders of esr.
 ///
@@ -35,6 +40,66 @@ enum Command {
         #[arg(long)]
         frames: Option<usize>,
     },
+    /// Teach the text encoder the words of speaking style, from the training prompts and a larger text encoder.
+    ///
+    /// Only for configs with [text.tuning]; run it before train. Takes minutes.
+    TuneText {
+        /// Config file.
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Train the projections and heads (and, if the config says so, the last encoder blocks).
+    ///
+    /// Continues from the latest checkpoint in data.work. Writes one line of metrics.jsonl an epoch.
+    Train {
+        /// Config file.
+        #[arg(long)]
+        config: PathBuf,
+        /// Begin anew even if there is a checkpoint.
+        #[arg(long)]
+        restart: bool,
+    },
+    /// Rank clips by descriptions and print how well that works, beside chance and two baselines.
+    ///
+    /// Uses speakers and prompts that were not trained on. Without --bundle the latest checkpoint is judged on cached
+    /// features, which takes seconds; with --bundle every clip's file goes through ONNX Runtime as in production.
+    Evaluate {
+        /// Config file of the run.
+        #[arg(long, default_value = "trainer/configs/default.toml")]
+        config: PathBuf,
+        /// Judge this exported bundle.
+        #[arg(long)]
+        bundle: Option<PathBuf>,
+        /// Which speakers: val or test. Corpora that are not trained on belong to test.
+        #[arg(long, value_enum, default_value = "test")]
+        split: Split,
+        /// Which prompts: heldout or train.
+        #[arg(long, value_enum, default_value = "heldout")]
+        prompts: Side,
+        /// Also write all numbers to this JSON file.
+        #[arg(long)]
+        json: Option<PathBuf>,
+        /// Also print every style.
+        #[arg(long)]
+        styles: bool,
+        /// Write the tables into the bundle's MODEL_CARD.md (needs --bundle).
+        #[arg(long, requires = "bundle")]
+        card: bool,
+    },
+    /// Write the latest checkpoint as a bundle that the embedder can serve.
+    ///
+    /// The bundle is opened again and checked through ONNX Runtime before the command succeeds.
+    Export {
+        /// Config file of the run.
+        #[arg(long)]
+        config: PathBuf,
+        /// Folder to write, such as models/default.
+        #[arg(long)]
+        bundle: PathBuf,
+        /// Keep encoder weights as 32-bit floats instead of int8.
+        #[arg(long)]
+        float: bool,
+    },
 }
 
 fn main() -> Result<()> {
@@ -46,7 +111,43 @@ fn main() -> Result<()> {
             let form = frames.map_or(Form::Pooled, |layer| Form::Frames { layer });
             let added = prepare::prepare(&config, form)?;
             println!("{added} clips and copies cached in {}", prepare::folder(&config, form).display());
-            Ok(())
+        }
+        Command::TuneText { config } => {
+            let config = Config::read(&config)?;
+            tune_text::tune_text(&config)?;
+            let (trained, heldout) = (tune_text::accuracy(&config, Side::Train)?, tune_text::accuracy(&config, Side::Heldout)?);
+            println!("names the right style for {:.1} % of the training prompts and {:.1} % of the held-out ones", 100.0 * trained, 100.0 * heldout);
+        }
+        Command::Train { config, restart } => {
+            let config = Config::read(&config)?;
+            train::train(&config, restart)?;
+            println!("trained; the checkpoint is {}", checkpoint::file(&config.data.work).display());
+        }
+        Command::Evaluate { config, bundle, split, prompts, json, styles, card } => {
+            let config = Config::read(&config)?;
+            let added = prepare::prepare(&config, Form::Pooled)?;
+            if added > 0 {
+                eprintln!("{added} clips were missing in the feature cache and were added");
+            }
+            let model = bundle.as_deref().map_or(Model::Run, Model::Bundle);
+            let results = evaluate::evaluate(&config, &model, split, prompts)?;
+            print!("{}", evaluate::table(&results));
+            if styles {
+                print!("\n{}", evaluate::style_table(&results));
+            }
+            if let Some(file) = json {
+                std::fs::write(&file, serde_json::to_string_pretty(&results)?).with_context(|| format!("cannot write {}", file.display()))?;
+            }
+            if let (true, Some(folder)) = (card, &bundle) {
+                export::write_card(&config, folder, &results)?;
+            }
+        }
+        Command::Export { config, bundle, float } => {
+            let config = Config::read(&config)?;
+            let precision = if float { Precision::Float } else { Precision::Int8 };
+            let tag = export::export(&config, &bundle, precision)?;
+            println!("wrote {} with tag {tag:016x}", bundle.display());
         }
     }
+    Ok(())
 }

@@ -2,7 +2,7 @@
 //! are held out, and so have the templates; a held-out prompt shares neither with training.
 //! Knows words only, no tensors.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -93,6 +93,17 @@ impl Prompts {
     /// Names of all styles.
     pub fn styles(&self) -> impl Iterator<Item = &str> {
         self.styles.iter().map(|s| s.name.as_str())
+    }
+
+    /// Training templates with a place `{x}` for an adjective.
+    pub fn adjective_templates(&self) -> Vec<String> {
+        self.templates["adjective"].train.iter().filter(|t| !t.contains("a {x}")).cloned().collect()
+    }
+
+    /// All words of the phrases of one side.
+    pub fn words(&self, side: Side) -> BTreeSet<String> {
+        let phrases = self.styles.iter().flat_map(|s| FORMS.iter().flat_map(move |f| phrases(s, side, f)));
+        phrases.flat_map(|p| p.split(|c: char| !c.is_alphanumeric())).map(str::to_lowercase).collect()
     }
 
     /// The styles a corpus label stands for: one, or several when it lists them with commas; `None` when unknown.
@@ -195,7 +206,6 @@ fn fill(template: &str, values: &[(&str, &str)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeSet;
 
     fn shipped() -> Prompts {
         Prompts::parse(include_str!("../data/prompts.toml")).unwrap()

@@ -1,4 +1,4 @@
-//! What the frozen text encoder says about texts, computed once and kept beside the feature cache.
+//! What the text encoders say about texts, computed once and kept beside the feature cache.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -7,27 +7,50 @@ use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 use tch::{Tensor, no_grad};
 
-use crate::config::Config;
+use crate::config::{Config, Tuning};
 use crate::encoders;
+use crate::nets::text_tower::{ENCODER, pooled_graph};
 use crate::progress::Progress;
 use crate::tokenizer::TextTokenizer;
-use crate::torch::run;
-use crate::weights;
+use crate::torch::{Params, run};
+use crate::{tune_text, weights};
 
 const BATCH: usize = 64;
 
-/// Pooled features `[texts, width]` of the frozen text encoder, in the order of `texts`.
+/// Which text encoder.
+pub enum Encoder<'a> {
+    /// As published, untouched: what the baselines use, and what training uses when nothing is tuned.
+    Published,
+    /// As tuned by `tune-text`.
+    Tuned,
+    /// The larger encoder that tuning learns from.
+    Teacher(&'a Tuning),
+}
+
+/// Pooled features of the text encoder that the config's text tower ends up with.
 pub fn text_features(config: &Config, texts: &[String]) -> Result<Tensor> {
-    let file = cache_file(config, texts)?;
+    pooled(config, if config.text.tuning.is_some() { &Encoder::Tuned } else { &Encoder::Published }, texts)
+}
+
+/// Pooled features `[texts, width]`, in the order of `texts`.
+pub fn pooled(config: &Config, encoder: &Encoder<'_>, texts: &[String]) -> Result<Tensor> {
+    let file = cache_file(config, encoder, texts)?;
     if let Ok(known) = Tensor::read_safetensors(&file) {
         let known: BTreeMap<String, Tensor> = known.into_iter().collect();
         if let Some(features) = known.get("features").filter(|f| f.size()[0] == texts.len() as i64) {
             return Ok(features.shallow_clone());
         }
     }
-    let params = encoders::text(config)?;
-    let tokenizer = TextTokenizer::read(&weights::resolve(&config.text.tokenizer), config.text.max_tokens)?;
-    let graph = config.text.tower.record_pooled();
+    let (params, net, tokenizer): (Params, _, _) = match encoder {
+        Encoder::Published => (encoders::text(config)?, &config.text.tower.bert, &config.text.tokenizer),
+        Encoder::Tuned => (tune_text::load(config)?, &config.text.tower.bert, &config.text.tokenizer),
+        Encoder::Teacher(t) => {
+            let loaded = weights::text::load(weights::read_tensors(&weights::resolve(&t.weights))?, &t.bert, &[], ENCODER)?;
+            (loaded, &t.bert, &t.tokenizer)
+        }
+    };
+    let tokenizer = TextTokenizer::read(&weights::resolve(tokenizer), net.positions.min(config.text.max_tokens))?;
+    let graph = pooled_graph(net);
     let progress = Progress::start(texts.len() as u64, "texts");
     // Texts of like length share a batch, so that little is padding.
     let mut order: Vec<usize> = (0..texts.len()).collect();
@@ -49,11 +72,21 @@ pub fn text_features(config: &Config, texts: &[String]) -> Result<Tensor> {
     Ok(features)
 }
 
-fn cache_file(config: &Config, texts: &[String]) -> Result<PathBuf> {
+fn cache_file(config: &Config, encoder: &Encoder<'_>, texts: &[String]) -> Result<PathBuf> {
     let folder = config.data.work.join("texts");
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let mut hash = Sha256::new();
-    hash.update(serde_json::to_vec(&(&config.text.weights, &config.text.keep, config.text.int8, &config.text.tower.bert))?);
+    match encoder {
+        Encoder::Published => {
+            hash.update(serde_json::to_vec(&(&config.text.weights, &config.text.keep, config.text.int8, &config.text.tower.bert))?);
+        }
+        Encoder::Tuned => {
+            let written = std::fs::metadata(tune_text::file(config)).and_then(|m| m.modified());
+            let written = written.context("the text tower is not tuned yet; run `esr-trainer tune-text` with this config first")?;
+            hash.update(format!("tuned {written:?}"));
+        }
+        Encoder::Teacher(t) => hash.update(serde_json::to_vec(&(&t.weights, &t.bert))?),
+    }
     texts.iter().for_each(|t| hash.update(format!("{t}\n")));
     let name: String = hash.finalize().iter().take(8).map(|b| format!("{b:02x}")).collect();
     Ok(folder.join(format!("{name}.safetensors")))

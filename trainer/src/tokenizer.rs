@@ -29,6 +29,11 @@ impl TextTokenizer {
         Ok(Self { inner, json })
     }
 
+    /// All tokens.
+    pub fn vocabulary(&self) -> Vec<String> {
+        self.inner.get_vocab(false).into_keys().collect()
+    }
+
     /// Token ids and mask, both `[batch, tokens]` integers, padded with zeros.
     pub fn encode(&self, texts: &[String]) -> Result<(Tensor, Tensor)> {
         let encoded = texts

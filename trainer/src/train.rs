@@ -10,6 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use tch::{Device, Kind, Tensor, no_grad};
 
+use crate::baseline::unit;
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::data::splits::Split;
@@ -27,6 +28,7 @@ use crate::sampling::Sampler;
 use crate::store::Entry;
 use crate::text_features::text_features;
 use crate::torch::{Params, run};
+use crate::{tune_text, warm_start};
 
 /// One line of the metrics file.
 #[derive(Debug, Default, Serialize)]
@@ -83,13 +85,21 @@ pub fn train(config: &Config, restart: bool) -> Result<()> {
                 initialise(graph, &mut params);
             }
             params.insert("log_temperature".into(), Tensor::from(t.temperature as f32).log());
+            if config.text.tuning.is_some() {
+                params.extend(tune_text::load(config)?.into_iter().filter(|(n, _)| n.starts_with("text.head.")));
+            }
             standardise(&mut params, &speech, &table.features);
+            if let (Speech::Pooled { features, .. }, true) = (&speech, t.warm_start > 0.0) {
+                let targets = class_targets(&entries, &table, &text_graph, &params);
+                warm_start::start(config, &entries, features, &targets, &mut params)?;
+            }
             let optimiser = AdamW { decay: t.decay, ..AdamW::default() };
             Checkpoint { epoch: 0, params, average: Params::new(), optimiser }
         }
     };
     for (name, tensor) in &state.params {
-        let fixed = name.ends_with(".mean") || name.ends_with("head.scale") || (name == "log_temperature" && !t.learn_temperature);
+        let tuned = config.text.tuning.is_some() && name.starts_with("text.head.");
+        let fixed = tuned || name.ends_with(".mean") || name.ends_with("head.scale") || (name == "log_temperature" && !t.learn_temperature);
         let _ = tensor.set_requires_grad(!fixed);
     }
 
@@ -102,6 +112,7 @@ pub fn train(config: &Config, restart: bool) -> Result<()> {
         .context("cannot write metrics.jsonl in the work folder")?;
     let sampler = Sampler::new(entries.iter().map(|e| (e.corpus.as_str(), e.class())), t.corpus_balance, t.class_balance);
     let steps = if t.steps == 0 { (entries.len() / t.batch).max(1) } else { t.steps };
+    let style_domains: Vec<Vec<usize>> = styles.iter().map(|s| domains_of(config, &entries, s)).collect();
     let progress = Progress::start((t.epochs * steps) as u64, "steps");
     progress.advance((state.epoch * steps) as u64);
     while state.epoch < t.epochs {
@@ -119,9 +130,10 @@ pub fn train(config: &Config, restart: bool) -> Result<()> {
             let temperature = state.params["log_temperature"].exp();
             let marks = marks(rows.iter().map(|r| &entries[*r]), &styles);
 
+            let domains: Vec<usize> = rows.iter().map(|r| domain(config, &entries[*r].corpus)).collect();
             let logits = if t.tied_classifier {
                 let classes = class_texts(&table, &styles, &text_graph, &state.params);
-                embedding.matmul(&classes.transpose(0, 1)) / &temperature
+                embedding.matmul(&classes.transpose(0, 1)) / &temperature + hide(&domains, &style_domains)
             } else {
                 run(&class_graph, &state.params, &[("x", &raw)], true)["logits"].shallow_clone()
             };
@@ -130,7 +142,8 @@ pub fn train(config: &Config, restart: bool) -> Result<()> {
             let mut loss = class_loss * t.classifier;
             if epoch >= t.contrastive_from {
                 let positives = t.multi_positive.then(|| positives(rows.iter().map(|r| &entries[*r]), chosen.iter().map(|p| &table.styles[*p])));
-                let term = contrastive(&embedding, &text["embedding"], &temperature, positives.as_ref());
+                let apart = (t.domains.len() > 1).then(|| hide_pairs(&domains));
+                let term = contrastive(&embedding, &text["embedding"], &temperature, positives.as_ref(), apart.as_ref());
                 line.contrastive += term.double_value(&[]) / steps as f64;
                 loss = loss + term * t.contrastive;
             }
@@ -292,6 +305,47 @@ fn standardise(params: &mut Params, speech: &Speech, text: &Tensor) {
         set("speech.head", features);
     }
     set("text.head", text);
+}
+
+/// The group of corpora that a corpus belongs to.
+fn domain(config: &Config, corpus: &str) -> usize {
+    config.training.domains.iter().position(|d| d.iter().any(|c| c == corpus)).unwrap_or(usize::MAX)
+}
+
+/// The groups in which a style occurs.
+fn domains_of(config: &Config, entries: &[Entry], style: &str) -> Vec<usize> {
+    let found: BTreeSet<usize> =
+        entries.iter().filter(|e| e.styles.iter().any(|s| s == style)).map(|e| domain(config, &e.corpus)).collect();
+    found.into_iter().collect()
+}
+
+/// `[batch, classes]`: very low where a class does not occur in a clip's group.
+fn hide(clips: &[usize], classes: &[Vec<usize>]) -> Tensor {
+    let flat: Vec<f32> = clips.iter().flat_map(|d| classes.iter().map(move |c| if c.contains(d) { 0.0 } else { -1e4 })).collect();
+    Tensor::from_slice(&flat).view([clips.len() as i64, classes.len() as i64])
+}
+
+/// `[batch, batch]`: very low where two clips are of different groups.
+fn hide_pairs(clips: &[usize]) -> Tensor {
+    let flat: Vec<f32> = clips.iter().flat_map(|a| clips.iter().map(move |b| if a == b { 0.0 } else { -1e4 })).collect();
+    Tensor::from_slice(&flat).view([clips.len() as i64, clips.len() as i64])
+}
+
+/// The unit mean text embedding of each entry's class.
+fn class_targets(entries: &[Entry], table: &PromptTable, graph: &Graph, params: &Params) -> Tensor {
+    let mut known: BTreeMap<String, Tensor> = BTreeMap::new();
+    let rows: Vec<Tensor> = entries
+        .iter()
+        .map(|e| {
+            let target = known.entry(e.class()).or_insert_with(|| {
+                let pooled = table.features.index_select(0, &indices(&table.of_class[&e.class()]));
+                let texts = no_grad(|| run(graph, params, &[("pooled", &pooled)], false)["embedding"].shallow_clone());
+                unit(&texts.mean_dim([0i64].as_slice(), true, Kind::Float)).squeeze_dim(0)
+            });
+            target.shallow_clone()
+        })
+        .collect();
+    Tensor::stack(&rows, 0)
 }
 
 fn head_graph(path: &str, dimension: usize, classes: usize) -> Graph {

@@ -1,0 +1,124 @@
+//! Writes a trained run as a bundle: both networks, tokenizer, golden vectors, manifest, model card. The bundle is opened
+//! and its golden vectors are checked through ONNX Runtime before it counts as written.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use esr_encoder::bundle::{GOLDEN_FILE, MANIFEST_FILE, REQUIRED_FILES, SPEECH_FILE, SpeechManifest, TEXT_FILE, TOKENIZER_FILE, TextManifest, sha256_hex};
+use esr_encoder::golden::{Generator, Golden, GoldenSpeech, GoldenText, waveform};
+use esr_encoder::{Bundle, Encoder, Manifest, Runtime};
+use tch::{Tensor, no_grad};
+
+use crate::checkpoint::Checkpoint;
+use crate::config::Config;
+use crate::encoders;
+use crate::evaluate::{CorpusScores, style_table, table};
+use crate::nets::log_mel::SAMPLE_RATE;
+use crate::onnx::{self, Precision};
+use crate::prepare::batch_of;
+use crate::tokenizer::TextTokenizer;
+use crate::torch::{Params, run};
+use crate::{tune_text, weights};
+
+const CARD_FILE: &str = "MODEL_CARD.md";
+const GOLDEN_TEXTS: [&str; 6] = ["whispering", "angry", "someone speaking slowly and sadly", "a calm voice", "an excited shout", "laughter"];
+const GOLDEN_SPEECH: [(f64, f64, u64); 4] = [(180.0, 2.0, 1), (110.0, 0.7, 2), (260.0, 3.3, 3), (140.0, 5.0, 4)];
+
+/// Writes the latest checkpoint of the config's run to `folder`.
+pub fn export(config: &Config, folder: &Path, precision: Precision) -> Result<u64> {
+    let state = Checkpoint::load(&config.data.work, None)?.context("there is no checkpoint; run `esr-trainer train` with this config first")?;
+    let mut params: Params = encoders::speech(config, config.speech.tower.last())?;
+    params.extend(if config.text.tuning.is_some() { tune_text::load(config)? } else { encoders::text(config)? });
+    params.extend(state.best());
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let (speech, text) = (config.speech.tower.record(config.dimension), config.text.tower.record(config.dimension));
+    onnx::write(&folder.join(SPEECH_FILE), &speech, &params, precision)?;
+    onnx::write(&folder.join(TEXT_FILE), &text, &params, precision)?;
+    let tokenizer = TextTokenizer::read(&weights::resolve(&config.text.tokenizer), config.text.max_tokens)?;
+    write(folder, TOKENIZER_FILE, tokenizer.json.as_bytes())?;
+    // Golden vectors come from libtorch, so that opening the bundle compares the two interpreters.
+    let golden = golden(&speech, &text, &params, &tokenizer)?;
+    write(folder, GOLDEN_FILE, serde_json::to_string(&golden)?.as_bytes())?;
+    let mut files = BTreeMap::new();
+    for name in REQUIRED_FILES {
+        files.insert(name.to_string(), sha256_hex(&std::fs::read(folder.join(name))?));
+    }
+    let mut provenance = config.card.provenance.clone();
+    provenance.insert("training data".into(), config.data.train.join(", "));
+    provenance.insert("seed".into(), config.seed.to_string());
+    provenance.insert("weights of the encoders".into(), if precision == Precision::Int8 { "int8 with one scale an output channel".into() } else { "32-bit floats".into() });
+    let manifest = Manifest {
+        format: esr_encoder::bundle::FORMAT,
+        name: config.name.clone(),
+        version: config.version.clone(),
+        dimension: config.dimension,
+        licence: config.card.licence.clone(),
+        description: config.card.description.clone(),
+        speech: SpeechManifest { sample_rate: SAMPLE_RATE, min_seconds: config.data.shortest, max_seconds: config.data.longest },
+        text: TextManifest { max_tokens: config.text.max_tokens },
+        files,
+        provenance,
+    };
+    write(folder, MANIFEST_FILE, toml::to_string(&manifest)?.as_bytes())?;
+    if !folder.join(CARD_FILE).exists() {
+        write_card(config, folder, &[])?;
+    }
+    let bundle = Bundle::open(folder)?;
+    let runtime = Runtime::load(&esr_encoder::runtime::default_library(), 1)?;
+    Encoder::load(&bundle, &runtime).context("the bundle was written, but does not give the golden vectors back")?;
+    Ok(bundle.tag())
+}
+
+/// Writes the model card, with result tables when there are results.
+pub fn write_card(config: &Config, folder: &Path, results: &[CorpusScores]) -> Result<()> {
+    let card = &config.card;
+    let mut out = format!("# {} {}\n\n{}\n\nLicence: {}.\n", config.name, config.version, card.description, card.licence);
+    out += "\n## What it is made of\n\n";
+    card.provenance.iter().for_each(|(name, terms)| out += &format!("- {name}: {terms}\n"));
+    out += &format!("- Trained on: {} (speakers listed in trainer/splits). Seed {}.\n", config.data.train.join(", "), config.seed);
+    if !config.augment.derived.is_empty() {
+        let made: Vec<&str> = config.augment.derived.iter().map(|d| d.kind.style()).collect();
+        out += &format!(
+            "- There is little free recorded speech in some styles, so these were made from other clips by signal processing: {}. The \
+             voice is replaced by noise through the same vocal tract for whispering; the others are time stretching, pitch shifting, \
+             gain, spectral tilt and compression. Real speech in these styles differs.\n",
+            made.join(", ")
+        );
+    }
+    out += "\n## What it is bad at\n\n";
+    card.weaknesses.iter().for_each(|w| out += &format!("- {w}\n"));
+    if !results.is_empty() {
+        out += "\n## Results\n\nSpeakers and prompts that were never trained on. Each held-out prompt is asked alone and styles count the same. R@k: one \
+                clip of the style among 400 of other styles (or all there are) is within the first k, in exact expectation. mAP: all clips of the \
+                style are relevant. The baselines are fitted on the same training data: a ridge map to the frozen text encoder from the frozen, \
+                mean-pooled speech encoder, and from means and deviations of the log-mel bands.\n\n";
+        out += &table(results);
+        out += "\n### Per style\n\n";
+        out += &style_table(results);
+        out += "\nReproduce with `esr-trainer evaluate --bundle models/default --split test`.\n";
+    }
+    write(folder, CARD_FILE, out.as_bytes())
+}
+
+fn golden(speech: &crate::graph::Graph, text: &crate::graph::Graph, params: &Params, tokenizer: &TextTokenizer) -> Result<Golden> {
+    let row = |out: BTreeMap<String, Tensor>| -> Result<Vec<f32>> { Ok(Vec::<f32>::try_from(out["embedding"].get(0))?) };
+    let mut texts = vec![];
+    for input in GOLDEN_TEXTS {
+        let (ids, mask) = tokenizer.encode(&[input.to_string()])?;
+        let out = no_grad(|| run(text, params, &[("input_ids", &ids), ("attention_mask", &mask)], false));
+        texts.push(GoldenText { input: input.into(), embedding: row(out)? });
+    }
+    let mut clips = vec![];
+    for (hz, seconds, seed) in GOLDEN_SPEECH {
+        let generator = Generator::Harmonic { hz, seconds, seed };
+        let (waveforms, lengths) = batch_of(&[waveform(&generator)]);
+        let out = no_grad(|| run(speech, params, &[("waveform", &waveforms), ("length", &lengths)], false));
+        clips.push(GoldenSpeech { generator, embedding: row(out)? });
+    }
+    Ok(Golden { tolerance: 1e-3, texts, speech: clips })
+}
+
+fn write(folder: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+    std::fs::write(folder.join(name), bytes).with_context(|| format!("cannot write {}", folder.join(name).display()))
+}

@@ -1,0 +1,199 @@
+//! Teaches a small text encoder the words of speaking style: it learns to name the style of the training prompts and to
+//! place other words where a larger, frozen teacher places them. The style bank it answers with is the teacher's too.
+//! Held-out phrases, and words that occur in them, are never shown.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use tch::{Device, Kind, Tensor};
+
+use crate::baseline::unit;
+use crate::config::Config;
+use crate::encoders;
+use crate::optimiser::AdamW;
+use crate::progress::Progress;
+use crate::prompts::{Prompts, Side};
+use crate::text_features::{Encoder, pooled};
+use crate::tokenizer::TextTokenizer;
+use crate::torch::{Params, run};
+use crate::weights;
+
+/// The file with the tuned text tower.
+pub fn file(config: &Config) -> PathBuf {
+    config.data.work.join("text.safetensors")
+}
+
+/// The tuned text tower: encoder, head and bank.
+pub fn load(config: &Config) -> Result<Params> {
+    let file = file(config);
+    let named = Tensor::read_safetensors(&file)
+        .with_context(|| format!("cannot read {}; run `esr-trainer tune-text` with this config first", file.display()))?;
+    Ok(named.into_iter().collect())
+}
+
+/// Tunes the text tower of a config that asks for it and writes [`file`].
+pub fn tune_text(config: &Config) -> Result<()> {
+    let tuning = config.text.tuning.as_ref().context("the config has no [text.tuning]")?;
+    let bank = config.text.tower.bank.as_ref().context("tuning needs text.tower.bank")?;
+    let prompts = Prompts::read(&config.data.prompts)?;
+    let styles: Vec<String> = prompts.styles().map(String::from).collect();
+    ensure!(styles.len() == bank.styles, "text.tower.bank.styles is {}, the prompt file has {} styles", bank.styles, styles.len());
+    let mut random = ChaCha8Rng::seed_from_u64(config.seed);
+
+    // Texts with a style, a sample of them for the teacher, and other words for the teacher.
+    let of_style: Vec<Vec<String>> = styles.iter().map(|s| prompts.of_class(std::slice::from_ref(s), Side::Train)).collect();
+    let mut taught: Vec<String> = vec![];
+    let mut owners: Vec<i64> = vec![];
+    for (n, own) in of_style.iter().enumerate() {
+        let mut own = own.clone();
+        own.shuffle(&mut random);
+        own.truncate(tuning.prompts_per_style);
+        owners.extend(own.iter().map(|_| n as i64));
+        taught.extend(own);
+    }
+    let labelled = taught.len();
+    let words = words(config, &prompts, &taught, tuning.words, &mut random)?;
+    let adjective_templates = prompts.adjective_templates();
+    taught.extend(words.iter().map(|w| adjective_templates[random.random_range(0..adjective_templates.len())].replace("{x}", w)));
+
+    let teacher = pooled(config, &Encoder::Teacher(tuning), &taught)?;
+    let (targets, keys) = teacher_space(&teacher, &owners, labelled, styles.len(), config.dimension);
+
+    tch::manual_seed(config.seed as i64);
+    let graph = config.text.tower.record_tuning(config.dimension, tuning.dropout);
+    let mut params = encoders::text(config)?;
+    encoders::initialise(&graph, &mut params);
+    params.insert("text.head.keys".into(), keys.shallow_clone());
+    params.insert("text.head.values".into(), values(&keys, tuning.sharpen, config.dimension));
+    start_head(config, &mut params, &taught, &targets)?;
+    for (name, tensor) in &params {
+        let _ = tensor.set_requires_grad(!name.ends_with(".keys") && !name.ends_with(".values"));
+    }
+
+    let tokenizer = TextTokenizer::read(&weights::resolve(&config.text.tokenizer), config.text.max_tokens)?;
+    let mut adam = AdamW { decay: 0.01, ..AdamW::default() };
+    let progress = Progress::start(tuning.steps as u64, "steps of text tuning");
+    for step in 0..tuning.steps {
+        let half = tuning.batch / 2;
+        let mut texts = vec![];
+        let mut wanted = vec![];
+        for _ in 0..half {
+            let style = random.random_range(0..styles.len());
+            texts.push(of_style[style][random.random_range(0..of_style[style].len())].clone());
+            wanted.push(style as i64);
+        }
+        let rows: Vec<i64> = (0..half).map(|_| random.random_range(0..taught.len()) as i64).collect();
+        texts.extend(rows.iter().map(|r| taught[*r as usize].clone()));
+        let (ids, mask) = tokenizer.encode(&texts)?;
+        let out = run(&graph, &params, &[("input_ids", &ids), ("attention_mask", &mask)], true);
+        let logits = out["logits"].narrow(0, 0, half as i64);
+        let naming = logits.cross_entropy_for_logits(&Tensor::from_slice(&wanted));
+        let placed = out["direction"].narrow(0, half as i64, half as i64);
+        let target = targets.index_select(0, &Tensor::from_slice(&rows));
+        let cosine: Tensor = placed * target;
+        let placing: Tensor = 1.0 - cosine.sum_dim_intlist([1i64].as_slice(), false, Kind::Float).mean(Kind::Float);
+        let loss: Tensor = naming * tuning.naming + placing * tuning.placing;
+        ensure!(loss.double_value(&[]).is_finite(), "the loss is not finite in step {step}; lower text.tuning.rate");
+        progress.remark(format!("steps of text tuning, loss {:.3}", loss.double_value(&[])));
+        loss.backward();
+        let at = step as f64 / tuning.steps as f64;
+        let fade = (at * 20.0).min(1.0) * (0.5 + 0.5 * (std::f64::consts::PI * at).cos());
+        adam.step(&params, |name| fade * if name.contains(".encoder.") { tuning.rate } else { 10.0 * tuning.rate });
+        progress.advance(1);
+    }
+    progress.finish();
+    if config.text.int8 {
+        params = encoders::round(params.into_iter().map(|(k, t)| (k, t.detach())).collect());
+    }
+    let named: Vec<(String, Tensor)> = params.into_iter().map(|(k, t)| (k, t.detach().contiguous())).collect();
+    Tensor::write_safetensors(&named, file(config)).with_context(|| format!("cannot write {}", file(config).display()))?;
+    Ok(())
+}
+
+/// How often the tuned tower names the right style for the prompts of one side.
+pub fn accuracy(config: &Config, side: Side) -> Result<f64> {
+    let prompts = Prompts::read(&config.data.prompts)?;
+    let params = load(config)?;
+    let graph = config.text.tower.record_tuning(config.dimension, 0.0);
+    let tokenizer = TextTokenizer::read(&weights::resolve(&config.text.tokenizer), config.text.max_tokens)?;
+    let (mut right, mut all) = (0.0, 0.0);
+    for (n, style) in prompts.styles().enumerate() {
+        let texts = prompts.of_class(&[style.to_string()], side);
+        let (ids, mask) = tokenizer.encode(&texts)?;
+        let out = tch::no_grad(|| run(&graph, &params, &[("input_ids", &ids), ("attention_mask", &mask)], false));
+        let named = Vec::<i64>::try_from(out["logits"].argmax(1, false))?;
+        right += named.iter().filter(|k| **k == n as i64).count() as f64;
+        all += named.len() as f64;
+    }
+    Ok(right / all)
+}
+
+/// The teacher's vectors, centred and reduced to `width`, of unit length, and the mean direction of each style.
+fn teacher_space(teacher: &Tensor, owners: &[i64], labelled: usize, styles: usize, width: usize) -> (Tensor, Tensor) {
+    let rows = unit(teacher);
+    let mean = rows.narrow(0, 0, labelled as i64).mean_dim([0i64].as_slice(), true, Kind::Float);
+    let rows = unit(&(rows - mean));
+    // Principal directions, so that nothing that matters is lost when the teacher is wider than the space.
+    let (_, _, directions) = rows.svd(true, true);
+    let kept = directions.narrow(1, 0, (width as i64).min(directions.size()[1]));
+    let mut reduced = rows.matmul(&kept);
+    let missing = width as i64 - reduced.size()[1];
+    if missing > 0 {
+        reduced = reduced.constant_pad_nd([0, missing]);
+    }
+    let reduced = unit(&reduced);
+    let sums = Tensor::zeros([styles as i64, width as i64], (Kind::Float, Device::Cpu));
+    let keys = sums.index_add(0, &Tensor::from_slice(owners), &reduced.narrow(0, 0, labelled as i64));
+    (reduced, unit(&keys))
+}
+
+/// The directions the bank answers with: the keys' likenesses, pulled by `sharpen` (0 to 1) towards none at all.
+fn values(keys: &Tensor, sharpen: f64, width: usize) -> Tensor {
+    let n = keys.size()[0];
+    let alike = keys.matmul(&keys.transpose(0, 1)) * (1.0 - sharpen) + Tensor::eye(n, (Kind::Float, Device::Cpu)) * sharpen;
+    if sharpen == 0.0 {
+        return keys.copy();
+    }
+    let (strengths, directions) = alike.linalg_eigh("L");
+    unit(&(directions * strengths.clamp_min(0.0).sqrt()).constant_pad_nd([0, width as i64 - n]))
+}
+
+/// Starts the head as the linear map from the untuned student to the teacher.
+fn start_head(config: &Config, params: &mut Params, taught: &[String], targets: &Tensor) -> Result<()> {
+    let x = pooled(config, &Encoder::Published, taught)?.to_kind(Kind::Double);
+    let mean = x.mean_dim([0i64].as_slice(), true, Kind::Double);
+    let centred = &x - &mean;
+    let normal = centred.transpose(0, 1).matmul(&centred);
+    let penalty = Tensor::eye(x.size()[1], (Kind::Double, Device::Cpu)) * (normal.trace() / x.size()[1] * 0.1);
+    let right = centred.transpose(0, 1).matmul(&targets.to_kind(Kind::Double));
+    let map = Tensor::f_linalg_solve(&(normal + penalty), &right, true).context("the text map has no solution")?;
+    params.insert("text.head.outer.bias".into(), -mean.matmul(&map).squeeze_dim(0).to_kind(Kind::Float));
+    params.insert("text.head.outer.weight".into(), map.to_kind(Kind::Float));
+    Ok(())
+}
+
+/// Words of the vocabulary that lie near the styles, and some that do not; none that occurs in a held-out phrase.
+fn words(config: &Config, prompts: &Prompts, taught: &[String], count: usize, random: &mut ChaCha8Rng) -> Result<Vec<String>> {
+    let heldout: BTreeSet<String> = prompts.words(Side::Heldout);
+    let tokenizer = TextTokenizer::read(&weights::resolve(&config.text.tokenizer), config.text.max_tokens)?;
+    let plain = |w: &String| w.len() >= 4 && w.chars().all(|c| c.is_ascii_lowercase());
+    let mut all: Vec<String> = tokenizer.vocabulary().into_iter().filter(plain).filter(|w| !heldout.contains(w)).collect();
+    all.sort();
+    if count == 0 || all.is_empty() {
+        return Ok(vec![]);
+    }
+    let (vocabulary, styles) = (unit(&pooled(config, &Encoder::Published, &all)?), unit(&pooled(config, &Encoder::Published, taught)?));
+    let nearest: Vec<f32> = Vec::try_from(vocabulary.matmul(&styles.transpose(0, 1)).amax([1i64].as_slice(), false))?;
+    let mut order: Vec<usize> = (0..all.len()).collect();
+    order.sort_by(|a, b| nearest[*b].total_cmp(&nearest[*a]));
+    let near = (count * 3 / 4).min(order.len());
+    let mut rest: Vec<usize> = order.split_off(near);
+    rest.shuffle(random);
+    order.extend(rest.into_iter().take(count - near));
+    let found: BTreeMap<usize, ()> = order.into_iter().map(|n| (n, ())).collect();
+    Ok(found.into_keys().map(|n| all[n].clone()).collect())
+}

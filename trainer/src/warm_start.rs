@@ -1,0 +1,78 @@
+//! Starts the speech projection as the ridge map onto the text embeddings of the classes, fitted inside each group of
+//! corpora: what tells groups apart (rooms, words against bursts) must not look like style.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
+use tch::{Kind, Tensor};
+
+use crate::config::Config;
+use crate::store::Entry;
+use crate::torch::Params;
+
+/// Sets `speech.head.outer.*` so that standardised features give the ridge prediction.
+pub fn start(config: &Config, entries: &[Entry], features: &Tensor, targets: &Tensor, params: &mut Params) -> Result<()> {
+    ensure!(config.speech.tower.projection.standardise, "training.warm_start needs speech.tower.projection.standardise");
+    let t = &config.training;
+    let (mean, scale) = (params["speech.head.mean"].to_kind(Kind::Double), params["speech.head.scale"].to_kind(Kind::Double));
+    let x = (features.to_kind(Kind::Double) - mean) * scale;
+    let y = targets.to_kind(Kind::Double);
+    let domain = |e: &Entry| t.domains.iter().position(|d| d.contains(&e.corpus)).unwrap_or(usize::MAX);
+    let weights = weights(config, entries);
+    let mut grouped: BTreeMap<usize, Vec<i64>> = BTreeMap::new();
+    entries.iter().enumerate().for_each(|(n, e)| grouped.entry(domain(e)).or_default().push(n as i64));
+
+    let width = x.size()[1];
+    let options = (Kind::Double, x.device());
+    let (mut normal, mut right) = (Tensor::zeros([width, width], options), Tensor::zeros([width, y.size()[1]], options));
+    let (mut centre, mut total) = (Tensor::zeros([1, width], options), 0.0);
+    for rows in grouped.values() {
+        let w: Vec<f64> = rows.iter().map(|n| weights[*n as usize]).collect();
+        let sum: f64 = w.iter().sum();
+        let rows = Tensor::from_slice(rows);
+        let w = Tensor::from_slice(&w).unsqueeze(1);
+        let (x, y) = (x.index_select(0, &rows), y.index_select(0, &rows));
+        let share = &w / sum;
+        let middle = (&x * &share).sum_dim_intlist([0i64].as_slice(), true, Kind::Double);
+        let x = x - &middle;
+        let y = &y - (&y * &share).sum_dim_intlist([0i64].as_slice(), true, Kind::Double);
+        let weighted = (&x * &w).transpose(0, 1);
+        normal += weighted.matmul(&x);
+        right += weighted.matmul(&y);
+        centre += middle * sum;
+        total += sum;
+    }
+    let penalty = Tensor::eye(width, options) * (normal.trace() / width as f64 * t.warm_start);
+    let map = Tensor::f_linalg_solve(&(normal + penalty), &right, true).context("the ridge equations have no solution")?;
+    let bias = -(centre / total).matmul(&map).squeeze_dim(0);
+    // The classifier and the contrastive loss see unit vectors, so only the directions matter; a common scale keeps the
+    // weights in the range the optimiser expects.
+    let size = map.std(false).double_value(&[]).max(1e-9);
+    let usual = 0.5 / (width as f64).sqrt();
+    params.insert("speech.head.outer.weight".into(), (map * (usual / size)).to_kind(Kind::Float));
+    params.insert("speech.head.outer.bias".into(), (bias * (usual / size)).to_kind(Kind::Float));
+    Ok(())
+}
+
+/// Weight of each clip: classes of a corpus by a power of their size, corpora as configured, all made clips together as
+/// configured.
+fn weights(config: &Config, entries: &[Entry]) -> Vec<f64> {
+    let t = &config.training;
+    let made = |e: &Entry| e.variant.starts_with("made-");
+    let group = |e: &Entry| (e.corpus.clone(), made(e) && t.made_weight > 0.0);
+    let mut classes: BTreeMap<((String, bool), String), f64> = BTreeMap::new();
+    entries.iter().for_each(|e| *classes.entry((group(e), e.class())).or_default() += 1.0);
+    let raw = |e: &Entry| classes[&(group(e), e.class())].powf(-t.warm_balance);
+    let mut totals: BTreeMap<(String, bool), f64> = BTreeMap::new();
+    entries.iter().for_each(|e| *totals.entry(group(e)).or_default() += raw(e));
+    let corpora: BTreeMap<&String, f64> = entries.iter().fold(BTreeMap::new(), |mut n, e| {
+        *n.entry(&e.corpus).or_default() += 1.0;
+        n
+    });
+    let sized = |corpus: &String| t.corpus_weight.get(corpus).copied().unwrap_or(corpora[corpus] / entries.len() as f64);
+    let of = |e: &Entry| {
+        let share = if group(e).1 { t.made_weight } else { 1.0 };
+        raw(e) / totals[&group(e)] * sized(&e.corpus) * share
+    };
+    entries.iter().map(of).collect()
+}
