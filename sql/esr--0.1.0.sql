@@ -278,7 +278,7 @@ COMMENT ON AGGREGATE sum(esr_vector) IS 'sum of vectors of one model, in double 
 -- STABLE, because a model may be replaced between two statements. COST is high, in units of about one comparison, so that
 -- the planner calls these last and prefers an index that calls them once.
 --
--- Errors: 22P03 and 0A000 unreadable or unsupported audio, 22000 nothing to hear, 54000 over a limit of esr.audio_max_*,
+-- Errors: 22P03 unreadable or unsupported audio, 22000 nothing to hear, 54000 over a limit of esr.audio_max_*,
 -- 22023 unusable text, 42704 no such model, F0000 damaged model, 58P01 ONNX Runtime missing, 53000 and 53200 overload and
 -- memory, 53400 no worker slot, 58000 no embedder, or one that ended or did not answer in time: try again.
 

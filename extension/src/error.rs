@@ -133,13 +133,10 @@ impl From<Failure> for SqlError {
     fn from(failure: Failure) -> Self {
         use PgSqlErrorCode as State;
         let (state, hint) = match failure.kind {
-            FailureKind::MalformedAudio => (
+            FailureKind::MalformedAudio | FailureKind::UnsupportedAudio => (
                 State::ERRCODE_INVALID_BINARY_REPRESENTATION,
-                "The bytea must hold a whole audio file: WAV, FLAC, Ogg Vorbis, MP3 or M4A.",
+                "The bytea must hold a whole audio file: WAV, FLAC, Ogg Vorbis, MP3, AAC or M4A.",
             ),
-            FailureKind::UnsupportedAudio => {
-                (State::ERRCODE_FEATURE_NOT_SUPPORTED, "Convert the clip to WAV, FLAC, Ogg Vorbis, MP3 or AAC.")
-            }
             FailureKind::AudioLimit => {
                 (State::ERRCODE_PROGRAM_LIMIT_EXCEEDED, "A superuser can raise the settings esr.audio_max_*.")
             }
