@@ -46,14 +46,14 @@ test: ## Run every test: lint, pure crates, server suite on throw-away clusters,
 	@scripts/test.sh
 
 test-pure: setup ## Run the tests of the pure crates (seconds; no PostgreSQL)
-	$(WITH_ORT) cargo test $(PURE)
+	$(WITH_ORT) cargo test --no-fail-fast $(PURE)
 
 test-server: setup ## Run the server suite on throw-away clusters
 	cargo build -p esr -p esr-embedder -p esr-demo
-	ESR_PG_BIN="$$(scripts/private-postgres.sh target/debug target/pg-debug)" cargo test -p esr-tests -p esr -p esr-demo
+	ESR_PG_BIN="$$(scripts/private-postgres.sh target/debug target/pg-debug)" cargo test --no-fail-fast -p esr-tests -p esr -p esr-demo
 
 test-trainer: setup ## Run the trainer's tests on tiny networks (fetches a CPU libtorch)
-	$(WITH_LIBS) cargo test -p esr-trainer
+	$(WITH_LIBS) cargo test --no-fail-fast -p esr-trainer
 
 lint: setup ## Check formatting, clippy and rustdoc; warnings are errors
 	cargo fmt --all --check

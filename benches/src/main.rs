@@ -95,7 +95,7 @@ fn text_latency(cluster: &Cluster) -> Result<Latency> {
 fn speech_latency(cluster: &Cluster) -> Result<Latency> {
     let clips = (0..60).map(|i| sound(120.0 + 5.0 * i as f32, 3.0)).collect::<Result<Vec<_>>>()?;
     let mut session = cluster.connect()?;
-    let statement = session.prepare("SELECT esr_embed_speech($1) IS NOT NULL")?;
+    let statement = session.prepare("SELECT esr_embed_speech($1::bytea) IS NOT NULL")?;
     session.query_one(&statement, &[&clips[0]])?;
     time_each(&clips, |clip| Ok(drop(session.query_one(&statement, &[clip])?)))
 }

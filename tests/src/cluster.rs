@@ -140,7 +140,14 @@ impl Cluster {
         .with_context(|| {
             let left: Vec<_> = children.iter().filter(|child| processes::is_running(child.pid)).collect();
             format!("processes outlive their postmaster: {left:?}")
-        })
+        })?;
+        // Until its parent has reaped it, the dead postmaster's id looks alive to the next one, which then refuses to
+        // start. Some init programs take their time; the harness knows the process is dead and says so.
+        let entry = PathBuf::from(format!("/proc/{pid}"));
+        if wait_until(Duration::from_secs(2), || !entry.exists()).is_err() {
+            fs::remove_file(self.data().join("postmaster.pid"))?;
+        }
+        Ok(())
     }
 
     /// The postmaster's process id, if it runs.

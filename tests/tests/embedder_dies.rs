@@ -71,12 +71,15 @@ fn killed_during_a_thousand_calls_every_call_answers_rightly_or_says_so() {
             }
         });
         scope.spawn(|| {
-            while !done.load(Ordering::Relaxed) {
-                if let Some(pid) = cluster.embedders().first() {
+            // At different moments of the load, and each time only once the last one has been replaced.
+            for pause in [50, 300, 700, 100, 450] {
+                let replaced = || done.load(Ordering::Relaxed) || !cluster.embedders().is_empty();
+                let _ = wait_until(Duration::from_secs(60), replaced);
+                std::thread::sleep(Duration::from_millis(pause));
+                if let (false, Some(pid)) = (done.load(Ordering::Relaxed), cluster.embedders().first()) {
                     signal(*pid, Signal::SIGKILL);
                     killed.fetch_add(1, Ordering::Relaxed);
                 }
-                std::thread::sleep(Duration::from_millis(400));
             }
         });
         callers.into_iter().for_each(|caller| caller.join().unwrap());

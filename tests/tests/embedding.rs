@@ -28,7 +28,7 @@ fn texts_and_clips_become_unit_vectors_and_arrays_agree_with_single_calls() {
     let (low, high) = (tone(150.0, 1.0), tone(1900.0, 0.6));
     let low_vector = embed_speech(&mut session, &low).unwrap();
     let clips: Vec<Option<&[u8]>> = vec![Some(&low), None, Some(&high)];
-    let row = session.query_one("SELECT a[1]::real[], a[2] IS NULL, a[3]::real[] FROM esr_embed_speech($1) a", &[&clips]);
+    let row = session.query_one("SELECT a[1]::real[], a[2] IS NULL, a[3]::real[] FROM esr_embed_speech($1::bytea[]) a", &[&clips]);
     let row = row.unwrap();
     assert!(same(&row.get::<_, Vec<f32>>(0), &low_vector) && row.get(1));
     assert!(same(&row.get::<_, Vec<f32>>(2), &embed_speech(&mut session, &high).unwrap()));
@@ -81,7 +81,7 @@ fn bad_input_is_an_error_that_says_what_is_wrong() {
     let clips: Vec<&[u8]> = vec![b"junk"];
     let good = tone(300.0, 0.5);
     let mixed: Vec<&[u8]> = vec![&good, &good, clips[0]];
-    let error = session.query_one("SELECT esr_embed_speech($1)", &[&mixed]).unwrap_err();
+    let error = session.query_one("SELECT esr_embed_speech($1::bytea[])", &[&mixed]).unwrap_err();
     assert!(words(&error).contains('3'), "does not name element 3: {}", words(&error));
     assert!(embed_speech(&mut session, &good).is_ok());
     assert_eq!(cluster.embedders().len(), 1, "bad input must not cost the embedder its life");
@@ -94,7 +94,7 @@ fn an_exact_scan_asks_the_embedder_once() {
     session
         .batch_execute(
             "CREATE TABLE t AS SELECT i, esr_embed_text('seed ' || i % 7) AS v FROM generate_series(1, 7) i;
-             INSERT INTO t SELECT i, v FROM t, generate_series(8, 3000) i WHERE t.i = i % 7 + 1;",
+             INSERT INTO t SELECT n, v FROM t, generate_series(8, 3000) n WHERE t.i = n % 7 + 1;",
         )
         .unwrap();
     let mut count = || -> i64 { session.query_one("SELECT requests FROM esr_stat_embedder", &[]).unwrap().get(0) };

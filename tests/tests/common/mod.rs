@@ -43,7 +43,7 @@ pub fn embed_text(session: &mut Client, text: &str) -> Result<Vec<f32>, postgres
 
 /// `esr_embed_speech(audio)` as an array.
 pub fn embed_speech(session: &mut Client, audio: &[u8]) -> Result<Vec<f32>, postgres::Error> {
-    Ok(session.query_one("SELECT esr_embed_speech($1)::real[]", &[&audio])?.get(0))
+    Ok(session.query_one("SELECT esr_embed_speech($1::bytea)::real[]", &[&audio])?.get(0))
 }
 
 /// The SQLSTATE of a refusal by the server.
