@@ -175,7 +175,10 @@ fn bombs() {
     check("FLAC of one honest block", &flac::silence(16_000, 1, 16_000, 1, 16_000), SMALL_HEAP, |result| {
         result.as_ref().is_ok_and(|pcm| pcm.frames() == 16_000 && pcm.samples().iter().all(|sample| *sample == 0.0))
     });
-    check("FLAC without a block", &flac::silence(16_000, 1, 4_096, 0, 0), SMALL_HEAP, empty);
+    check("FLAC of two blocks and no stated length", &flac::silence(16_000, 1, 16_000, 2, 0), SMALL_HEAP, |result| {
+        result.as_ref().is_ok_and(|pcm| pcm.frames() == 32_000)
+    });
+    check("FLAC without a block", &flac::silence(16_000, 1, 4_096, 0, 0), SMALL_HEAP, refused);
     // The same half second over and over is a valid MP3 or AAC stream of any length.
     check("MP3 of eleven minutes", &fixture("sweep_bare.mp3").repeat(1_300), FULL_HEAP, too_long);
     check("AAC of eleven minutes", &fixture("sweep.aac").repeat(1_300), FULL_HEAP, too_long);
