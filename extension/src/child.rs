@@ -28,6 +28,7 @@ pub struct Embedder {
     child: Child,
     messages: ChildStderr,
     partial_line: Vec<u8>,
+    has_closed_messages: bool,
     started: Instant,
 }
 
@@ -52,7 +53,7 @@ impl Embedder {
         rustix::io::ioctl_fionbio(&messages, true)?;
         // Best effort: some containers forbid it.
         let _ = std::fs::write(format!("/proc/{}/oom_score_adj", child.id()), OUT_OF_MEMORY_SCORE);
-        Ok(Self { child, messages, partial_line: Vec::new(), started: Instant::now() })
+        Ok(Self { child, messages, partial_line: Vec::new(), has_closed_messages: false, started: Instant::now() })
     }
 
     /// Its process id.
@@ -65,16 +66,18 @@ impl Embedder {
         self.started.elapsed()
     }
 
-    /// Where its messages can be waited for.
-    pub fn messages(&self) -> BorrowedFd<'_> {
-        self.messages.as_fd()
+    /// Where its messages can be waited for, unless it has closed that.
+    pub fn messages(&self) -> Option<BorrowedFd<'_>> {
+        (!self.has_closed_messages).then(|| self.messages.as_fd())
     }
 
     /// The messages that have arrived since the last call, one string a line. Never waits.
     pub fn take_messages(&mut self) -> Vec<String> {
         let mut chunk = [0; CHUNK];
-        if let Ok(count) = self.messages.read(&mut chunk) {
-            self.partial_line.extend(&chunk[..count]);
+        match self.messages.read(&mut chunk) {
+            Ok(0) => self.has_closed_messages = true,
+            Ok(count) => self.partial_line.extend(&chunk[..count]),
+            Err(_) => {}
         }
         let mut lines = Vec::new();
         while let Some(end) = self.partial_line.iter().position(|byte| *byte == b'\n') {

@@ -8,6 +8,7 @@ use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::panic::ErrorReport;
 
 use crate::client::EmbedError;
+use crate::server;
 use crate::trigger::TriggerError;
 use crate::vector::VectorError;
 
@@ -41,21 +42,25 @@ impl SqlError {
     /// Reports the error to PostgreSQL, which aborts the statement. Unwinds; the guard of the SQL function that is
     /// running turns the unwinding into an `ereport(ERROR)`.
     pub fn raise(self) -> ! {
-        let mut report = ErrorReport::new(self.state, self.message, "esr");
+        let mut report = ErrorReport::new(self.state, readable(self.message), "esr");
         if let Some(detail) = self.detail {
-            report = report.set_detail(detail);
+            report = report.set_detail(readable(detail));
         }
         if let Some(hint) = self.hint {
-            report = report.set_hint(hint);
+            report = report.set_hint(readable(hint));
         }
         std::panic::panic_any(report)
     }
 }
 
-impl From<std::convert::Infallible> for SqlError {
-    fn from(never: std::convert::Infallible) -> Self {
-        match never {}
+/// PostgreSQL takes messages in the database's encoding. Where that is not UTF-8, letters that a message repeats from
+/// somebody's input are spelled out instead.
+fn readable(message: String) -> String {
+    if message.is_ascii() || server::speaks_utf8() {
+        return message;
     }
+    let spell = |c: char| if c.is_ascii() { c.to_string() } else { c.escape_unicode().to_string() };
+    message.chars().map(spell).collect()
 }
 
 impl From<VectorError> for SqlError {

@@ -25,6 +25,7 @@ pgrx::pg_module_magic!();
 #[pgrx::pg_guard]
 #[allow(unsafe_code)]
 pub extern "C-unwind" fn _PG_init() {
+    server::hide_stack_traces();
     settings::define();
     if server::is_preloading() {
         server::register_static_supervisor();

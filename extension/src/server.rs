@@ -83,6 +83,22 @@ pub fn check_interrupts() {
     pg_sys::check_for_interrupts!();
 }
 
+/// Whether this database's encoding is UTF-8, so that text needs no conversion.
+pub fn speaks_utf8() -> bool {
+    // SAFETY: reads a number of this session.
+    unsafe { pg_sys::GetDatabaseEncoding() == pg_sys::pg_enc::PG_UTF8 as i32 }
+}
+
+/// Keeps stack traces out of the errors that users see, which pgrx otherwise adds to PostgreSQL's own errors wherever the
+/// server was started with RUST_BACKTRACE set. Whoever wants them sets RUST_LIB_BACKTRACE.
+pub fn hide_stack_traces() {
+    const VARIABLE: &str = "RUST_LIB_BACKTRACE";
+    if std::env::var_os(VARIABLE).is_none() {
+        // SAFETY: a PostgreSQL process has one thread, and this runs while it loads the library.
+        unsafe { std::env::set_var(VARIABLE, "0") }
+    }
+}
+
 /// Whether the library is being loaded by the postmaster through `shared_preload_libraries`.
 pub fn is_preloading() -> bool {
     // SAFETY: reads a flag that only this process writes.

@@ -123,9 +123,10 @@ impl Supervisor {
             self.step();
             let (limit, descriptor) = match &self.state {
                 State::Waiting { until } => (Some(until.saturating_duration_since(Instant::now())), None),
-                State::Starting(embedder) => (Some(START_POLL), Some((embedder.messages(), Interest::Readable))),
-                State::Ready(embedder) => (None, Some((embedder.messages(), Interest::Readable))),
+                State::Starting(embedder) => (Some(START_POLL), embedder.messages()),
+                State::Ready(embedder) => (None, embedder.messages()),
             };
+            let descriptor = descriptor.map(|messages| (messages, Interest::Readable));
             if server::wait(descriptor, limit, OnPostmasterDeath::Tell) == Woken::PostmasterDied {
                 self.end(Embedder::kill);
                 return;
