@@ -330,8 +330,8 @@ impl<'a> Progress<'a> {
             return Err(too_long(rate, channels, self.limits));
         }
         buffer.copy_to_vec_interleaved(&mut self.scratch);
-        // Written so that NaN fails it too.
-        if let Some(at) = self.scratch.iter().position(|sample| !(sample.abs() <= MAX_AMPLITUDE)) {
+        let is_sound = |sample: &f32| sample.is_finite() && sample.abs() <= MAX_AMPLITUDE;
+        if let Some(at) = self.scratch.iter().position(|sample| !is_sound(sample)) {
             let frame = self.frames + at / usize::from(channels);
             return Err(DecodeError::Malformed(format!("sample {frame} is {}", self.scratch[at])));
         }

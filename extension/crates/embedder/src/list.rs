@@ -1,7 +1,7 @@
 //! `esr-embedder embed`: files and texts in, one JSON object a line out. Knows no sockets.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use esr_audio::{Limits, Waveform};
 use esr_encoder::{Cancel, EmbedError, Embedding, Encoder};
@@ -108,7 +108,7 @@ fn each<T>(
     inputs.iter().map(one).collect()
 }
 
-fn read(path: &PathBuf, limits: &Limits, rate: u32) -> Result<Waveform, String> {
+fn read(path: &Path, limits: &Limits, rate: u32) -> Result<Waveform, String> {
     // One byte more than allowed is enough to see that there are too many.
     let mut bytes = Vec::new();
     std::fs::File::open(path)

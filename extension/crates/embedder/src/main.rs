@@ -1,7 +1,7 @@
 //! The command line of `esr-embedder`. Knows the arguments; the work is the library's.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -42,7 +42,7 @@ impl RuntimeArguments {
         self.onnxruntime.clone().unwrap_or_else(runtime::default_library)
     }
 
-    fn encoder(&self, bundle: &PathBuf) -> Result<Encoder, Box<dyn std::error::Error>> {
+    fn encoder(&self, bundle: &Path) -> Result<Encoder, Box<dyn std::error::Error>> {
         let bundle = Bundle::open(bundle)?;
         let runtime = Runtime::load(&self.library(), self.threads.into())?;
         Ok(Encoder::load(&bundle, &runtime)?)
@@ -145,7 +145,7 @@ fn embed(arguments: &EmbedArguments) -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// The lines of a list; an empty line at its end is none.
-fn lines(file: &PathBuf) -> Result<impl Iterator<Item = String>, Box<dyn std::error::Error>> {
+fn lines(file: &Path) -> Result<impl Iterator<Item = String>, Box<dyn std::error::Error>> {
     let text = std::fs::read_to_string(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
     let lines: Vec<String> = text.lines().map(str::to_owned).collect();
     Ok(lines.into_iter())
