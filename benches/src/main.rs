@@ -80,7 +80,8 @@ struct Latency {
 }
 
 fn text_latency(cluster: &Cluster) -> Result<Latency> {
-    let adjectives = ["angry", "soft", "whispering", "bored", "joyful", "tired", "sarcastic", "trembling", "proud", "flat"];
+    let adjectives =
+        ["angry", "soft", "whispering", "bored", "joyful", "tired", "sarcastic", "trembling", "proud", "flat"];
     let nouns = ["voice", "tone", "delivery", "reading", "shout", "murmur", "laugh", "sigh", "remark", "announcement"];
     let texts: Vec<String> = adjectives
         .iter()

@@ -39,7 +39,10 @@ impl Loaded {
 /// Inserts every clip that is not there yet; a clip that cannot be embedded is counted and the others go on.
 pub fn insert(session: &mut Client, clips: &[Clip]) -> Result<Loaded> {
     let there: HashMap<(String, String), i64> = session
-        .query("SELECT d.name, c.path, length(c.audio)::bigint FROM clips c JOIN datasets d ON d.id = c.dataset_id", &[])?
+        .query(
+            "SELECT d.name, c.path, length(c.audio)::bigint FROM clips c JOIN datasets d ON d.id = c.dataset_id",
+            &[],
+        )?
         .iter()
         .map(|row| ((row.get(0), row.get(1)), row.get(2)))
         .collect();

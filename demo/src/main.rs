@@ -53,7 +53,14 @@ fn main() -> Result<()> {
     let loaded = load::insert(&mut session, &clips)?;
     loaded.report();
 
-    println!("{}", cluster.psql(&database, &["-q", "-P", "footer=off"], &format!("SET client_min_messages=warning;\n\\set ECHO queries\n{QUERIES}"))?);
+    println!(
+        "{}",
+        cluster.psql(
+            &database,
+            &["-q", "-P", "footer=off"],
+            &format!("SET client_min_messages=warning;\n\\set ECHO queries\n{QUERIES}")
+        )?
+    );
     let file = output.join("index.html");
     page::write(&mut session, &clips, &arguments.query, &file)?;
     println!("page: {}", file.display());
@@ -72,7 +79,8 @@ fn database_name(clips: Option<&Path>) -> Result<String> {
     let Some(folder) = clips else { return Ok("demo".into()) };
     let folder = folder.canonicalize().with_context(|| format!("opening {}", folder.display()))?;
     let name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let plain: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' }).collect();
+    let plain: String =
+        name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' }).collect();
     // Two folders of one name must not share a database.
     let mut hash = std::hash::DefaultHasher::new();
     std::hash::Hash::hash(&folder, &mut hash);
@@ -88,9 +96,9 @@ fn create_database(cluster: &Cluster, name: &str) -> Result<()> {
 }
 
 fn print_how_to_go_on(cluster: &Cluster, database: &str) {
-    let (bin, data, sockets) = (cluster.bin().display(), cluster.data(), cluster.socket_folder().display());
+    let (bin, data) = (cluster.bin().display(), cluster.data());
     let user = if esr_tests::cluster::runs_as_other_user() { "runuser -u postgres -- " } else { "" };
-    println!("to go on by hand:");
-    println!("  mkdir -p {sockets} && {user}{bin}/pg_ctl -D {} -l /dev/null -o '-k {sockets}' start", data.display());
-    println!("  {bin}/psql -h {sockets} -U postgres {database}");
+    println!("to go on by hand, on a socket in /tmp:");
+    println!("  {user}{bin}/pg_ctl -D {} -l /dev/null -o '-k /tmp -p 54321' start", data.display());
+    println!("  {bin}/psql -h /tmp -p 54321 -U postgres {database}");
 }

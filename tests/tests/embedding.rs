@@ -28,7 +28,8 @@ fn texts_and_clips_become_unit_vectors_and_arrays_agree_with_single_calls() {
     let (low, high) = (tone(150.0, 1.0), tone(1900.0, 0.6));
     let low_vector = embed_speech(&mut session, &low).unwrap();
     let clips: Vec<Option<&[u8]>> = vec![Some(&low), None, Some(&high)];
-    let row = session.query_one("SELECT a[1]::real[], a[2] IS NULL, a[3]::real[] FROM esr_embed_speech($1::bytea[]) a", &[&clips]);
+    let row = session
+        .query_one("SELECT a[1]::real[], a[2] IS NULL, a[3]::real[] FROM esr_embed_speech($1::bytea[]) a", &[&clips]);
     let row = row.unwrap();
     assert!(same(&row.get::<_, Vec<f32>>(0), &low_vector) && row.get(1));
     assert!(same(&row.get::<_, Vec<f32>>(2), &embed_speech(&mut session, &high).unwrap()));
@@ -43,8 +44,7 @@ fn texts_and_clips_become_unit_vectors_and_arrays_agree_with_single_calls() {
 fn a_named_model_is_the_default_one_or_an_error() {
     let cluster = cluster();
     let mut session = cluster.connect().unwrap();
-    let by_name: Vec<f32> =
-        session.query_one("SELECT esr_embed_text('sad', 'tiny')::real[]", &[]).unwrap().get(0);
+    let by_name: Vec<f32> = session.query_one("SELECT esr_embed_text('sad', 'tiny')::real[]", &[]).unwrap().get(0);
     assert!(same(&by_name, &embed_text(&mut session, "sad").unwrap()));
     for name in ["absent", "../tiny", "", "/etc", "tiny/../tiny"] {
         let error = session.query_one("SELECT esr_embed_text('sad', $1)", &[&name]).unwrap_err();

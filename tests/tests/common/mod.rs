@@ -25,7 +25,12 @@ pub fn cluster_with(options: Options, more: &[(&str, &str)]) -> Cluster {
 
 /// A WAV file: a tone of `hz` lasting `seconds`.
 pub fn tone(hz: f32, seconds: f32) -> Vec<u8> {
-    let spec = hound::WavSpec { channels: 1, sample_rate: 16000, bits_per_sample: 16, sample_format: hound::SampleFormat::Int };
+    let spec = hound::WavSpec {
+        channels: 1,
+        sample_rate: 16000,
+        bits_per_sample: 16,
+        sample_format: hound::SampleFormat::Int,
+    };
     let mut bytes = Cursor::new(Vec::new());
     let mut writer = hound::WavWriter::new(&mut bytes, spec).unwrap();
     for i in 0..(seconds * 16000.0) as u32 {
