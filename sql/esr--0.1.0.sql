@@ -275,20 +275,22 @@ COMMENT ON AGGREGATE sum(esr_vector) IS 'sum of vectors of one model, in double 
 -- =====================================================================================================================
 -- Embedding
 -- =====================================================================================================================
--- STABLE, because a model may be replaced between two statements. COST is high, in units of about one comparison, so that
--- the planner calls these last and prefers an index that calls them once.
+-- STABLE, because a model may be replaced between two statements. COST is in units of about one comparison. A plain scan
+-- calls esr_embed_text for every row, but only the first call asks the model and the others find its answer remembered:
+-- 100 is what those cost. (10,000 made PostgreSQL compile every exact scan over more than 4,000 rows just in time, which took
+-- longer than the scan.) A clip is embedded by each call of esr_embed_speech, so the planner should call it last.
 --
 -- Errors: 22P03 unreadable or unsupported audio, 22000 nothing to hear, 54000 over a limit of esr.audio_max_*,
 -- 22023 unusable text, 42704 no such model, F0000 damaged model, 58P01 ONNX Runtime missing, 53000 and 53200 overload and
 -- memory, 53400 no worker slot, 58000 no embedder, or one that ended or did not answer in time: try again.
 
 CREATE FUNCTION esr_embed_text(text) RETURNS esr_vector
-    AS 'MODULE_PATHNAME' LANGUAGE c STABLE STRICT PARALLEL SAFE COST 10000;
+    AS 'MODULE_PATHNAME' LANGUAGE c STABLE STRICT PARALLEL SAFE COST 100;
 COMMENT ON FUNCTION esr_embed_text(text) IS
     'embedding of a description of speaking style, made by the model that esr.default_model names';
 
 CREATE FUNCTION esr_embed_text(text, model text) RETURNS esr_vector
-    AS 'MODULE_PATHNAME' LANGUAGE c STABLE STRICT PARALLEL SAFE COST 10000;
+    AS 'MODULE_PATHNAME' LANGUAGE c STABLE STRICT PARALLEL SAFE COST 100;
 COMMENT ON FUNCTION esr_embed_text(text, text) IS 'embedding of a description of speaking style, made by the named model';
 
 CREATE FUNCTION esr_embed_text(text[]) RETURNS esr_vector[]

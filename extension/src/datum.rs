@@ -113,8 +113,16 @@ pub fn new_vector(vector: Vector<'_>) -> Datum {
 /// # Safety
 /// `datum` is a `bytea` or `text` that outlives `'a`.
 pub unsafe fn bytes<'a>(datum: Datum) -> &'a [u8] {
-    // SAFETY: `pg_detoast_datum_packed` returns a varlena that is neither external nor compressed.
-    unsafe { varlena::varlena_to_byte_slice(pg_sys::pg_detoast_datum_packed(datum.cast_mut_ptr())) }
+    let mut value: *mut pg_sys::varlena = datum.cast_mut_ptr();
+    // SAFETY: what is neither external nor compressed can be read where it lies; `pg_detoast_datum_packed` makes it so.
+    unsafe {
+        let is_readable =
+            varlena::varatt_is_4b_u(value) || (varlena::varatt_is_1b(value) && !varlena::varatt_is_1b_e(value));
+        if !is_readable {
+            value = pg_sys::pg_detoast_datum_packed(value);
+        }
+        varlena::varlena_to_byte_slice(value)
+    }
 }
 
 /// Changes an aggregate's transition value, argument 0 of its call and a `bytea`: in place where it is an aggregate that

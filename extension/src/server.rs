@@ -3,14 +3,14 @@
 //! Unsafe is allowed here; every function is safe to call from the one thread of a PostgreSQL process.
 #![allow(unsafe_code)]
 
-use std::ffi::{CStr, OsStr, c_char};
+use std::ffi::{CStr, CString, OsStr, c_char};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
-use pgrx::pg_sys;
+use pgrx::{GucSetting, pg_sys};
 
 /// What to wait for on a file descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +103,12 @@ pub fn hide_stack_traces() {
 pub fn is_preloading() -> bool {
     // SAFETY: reads a flag that only this process writes.
     unsafe { pg_sys::process_shared_preload_libraries_in_progress }
+}
+
+/// Lends the text of a setting without copying it.
+pub fn with_setting<T>(setting: &GucSetting<Option<CString>>, read: impl FnOnce(&CStr) -> T) -> T {
+    // SAFETY: PostgreSQL keeps either NULL or a NUL-terminated string there, and changes it only between our calls.
+    read(unsafe { (*setting.as_ptr()).as_ref().map_or(c"", |first| CStr::from_ptr(first)) })
 }
 
 /// A number that changes with every statement.

@@ -69,6 +69,11 @@ pub fn default_model() -> String {
     text(&DEFAULT_MODEL)
 }
 
+/// Whether `esr.default_model` has this value; cheap enough to ask for every row.
+pub fn is_default_model(name: &str) -> bool {
+    server::with_setting(&DEFAULT_MODEL, |value| value.to_bytes() == name.as_bytes())
+}
+
 /// `esr.embedder_timeout`; `None` waits for ever.
 pub fn embedder_timeout() -> Option<Duration> {
     u64::try_from(EMBEDDER_TIMEOUT_MS.get()).ok().filter(|ms| *ms > 0).map(Duration::from_millis)
@@ -186,7 +191,7 @@ pub fn define() {
 }
 
 fn text(setting: &Text) -> String {
-    setting.get().map(|value| value.to_string_lossy().into_owned()).unwrap_or_default()
+    server::with_setting(setting, |value| value.to_string_lossy().into_owned())
 }
 
 fn path(setting: &Text) -> PathBuf {
