@@ -140,6 +140,9 @@ pub struct Tuning {
     pub naming: f64,
     /// Weight of the place.
     pub placing: f64,
+    /// Weight of seeing the same likenesses to the styles as the teacher.
+    #[serde(default)]
+    pub agreeing: f64,
     /// 0 keeps styles as alike as the teacher sees them, 1 makes them all equally unlike.
     #[serde(default)]
     pub sharpen: f64,
@@ -149,8 +152,9 @@ pub struct Tuning {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Augment {
-    /// Copies of each clip with changes that keep its style (gain, noise, band limit, small speed change, crop).
-    pub copies: usize,
+    /// Copies of each training clip with changes that keep its style (gain, noise, band limit, small speed change, crop);
+    /// a fraction is the chance of one more.
+    pub copies: f64,
     /// Styles made by signal processing.
     pub derived: Vec<Derived>,
 }
@@ -240,9 +244,9 @@ pub struct Training {
     /// Start the speech projection as the ridge map onto the mean text embedding of each class, with this penalty (in mean
     /// variances); 0 starts at random.
     pub warm_start: f64,
-    /// Power of a class's size by which the warm start weighs its clips down; 1 gives all classes the same weight.
-    pub warm_balance: f64,
-    /// Weight of a corpus in the warm start; 1 where it is not named.
+    /// Weight of one minus the cosine between a clip and the mean text embedding of its class.
+    pub alignment: f64,
+    /// Weight of each corpus in sampling, in place of `corpus_balance`; its share of the clips where it is not named.
     pub corpus_weight: std::collections::BTreeMap<String, f64>,
     /// Weight of all clips made by signal processing, together, against the recorded ones; 0 leaves them as they come.
     pub made_weight: f64,
@@ -279,7 +283,7 @@ impl Default for Training {
             feature_noise: 0.0,
             domains: vec![],
             warm_start: 0.0,
-            warm_balance: 0.5,
+            alignment: 0.0,
             corpus_weight: Default::default(),
             made_weight: 0.0,
             unfreeze_from: 0,
@@ -323,6 +327,13 @@ impl Config {
             "speech.cached_layers {:?} lacks a layer of speech.tower.layers {:?}",
             self.speech.cached_layers,
             self.speech.tower.layers
+        );
+        ensure!(
+            self.data.longest * 50.0 <= whisper.positions as f32,
+            "data.longest is {} s, but whisper.positions {} hold only {} s",
+            self.data.longest,
+            whisper.positions,
+            whisper.positions as f32 / 50.0
         );
         ensure!(self.training.batch >= 2, "training.batch is {}; a contrastive loss needs at least 2", self.training.batch);
         ensure!(self.text.tuning.is_none() || self.text.tower.bank.is_some(), "text.tuning needs text.tower.bank");

@@ -38,7 +38,7 @@ pub fn export(config: &Config, folder: &Path, precision: Precision) -> Result<u6
     let tokenizer = TextTokenizer::read(&weights::resolve(&config.text.tokenizer), config.text.max_tokens)?;
     write(folder, TOKENIZER_FILE, tokenizer.json.as_bytes())?;
     // Golden vectors come from libtorch, so that opening the bundle compares the two interpreters.
-    let golden = golden(&speech, &text, &params, &tokenizer)?;
+    let golden = golden(&speech, &text, &params, &tokenizer, f64::from(config.data.longest))?;
     write(folder, GOLDEN_FILE, serde_json::to_string(&golden)?.as_bytes())?;
     let mut files = BTreeMap::new();
     for name in REQUIRED_FILES {
@@ -101,7 +101,7 @@ pub fn write_card(config: &Config, folder: &Path, results: &[CorpusScores]) -> R
     write(folder, CARD_FILE, out.as_bytes())
 }
 
-fn golden(speech: &crate::graph::Graph, text: &crate::graph::Graph, params: &Params, tokenizer: &TextTokenizer) -> Result<Golden> {
+fn golden(speech: &crate::graph::Graph, text: &crate::graph::Graph, params: &Params, tokenizer: &TextTokenizer, longest: f64) -> Result<Golden> {
     let row = |out: BTreeMap<String, Tensor>| -> Result<Vec<f32>> { Ok(Vec::<f32>::try_from(out["embedding"].get(0))?) };
     let mut texts = vec![];
     for input in GOLDEN_TEXTS {
@@ -111,7 +111,7 @@ fn golden(speech: &crate::graph::Graph, text: &crate::graph::Graph, params: &Par
     }
     let mut clips = vec![];
     for (hz, seconds, seed) in GOLDEN_SPEECH {
-        let generator = Generator::Harmonic { hz, seconds, seed };
+        let generator = Generator::Harmonic { hz, seconds: seconds.min(longest), seed };
         let (waveforms, lengths) = batch_of(&[waveform(&generator)]);
         let out = no_grad(|| run(speech, params, &[("waveform", &waveforms), ("length", &lengths)], false));
         clips.push(GoldenSpeech { generator, embedding: row(out)? });

@@ -1,6 +1,7 @@
 //! The `esr-trainer` program: reads arguments, calls one function of the library, prints.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
@@ -58,6 +59,9 @@ enum Command {
         /// Begin anew even if there is a checkpoint.
         #[arg(long)]
         restart: bool,
+        /// Stop after this many epochs; the same command without it goes on to the end.
+        #[arg(long)]
+        until: Option<usize>,
     },
     /// Rank clips by descriptions and print how well that works, beside chance and two baselines.
     ///
@@ -102,8 +106,18 @@ enum Command {
     },
 }
 
-fn main() -> Result<()> {
-    let arguments = Arguments::parse();
+fn main() -> ExitCode {
+    match work(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The chain of causes without a backtrace: it is the user's files or settings that are at fault.
+            eprintln!("esr-trainer: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn work(arguments: Arguments) -> Result<()> {
     tch::set_num_threads(arguments.threads as i32);
     match arguments.command {
         Command::Prepare { config, frames } => {
@@ -118,9 +132,9 @@ fn main() -> Result<()> {
             let (trained, heldout) = (tune_text::accuracy(&config, Side::Train)?, tune_text::accuracy(&config, Side::Heldout)?);
             println!("names the right style for {:.1} % of the training prompts and {:.1} % of the held-out ones", 100.0 * trained, 100.0 * heldout);
         }
-        Command::Train { config, restart } => {
+        Command::Train { config, restart, until } => {
             let config = Config::read(&config)?;
-            train::train(&config, restart)?;
+            train::train(&config, restart, until)?;
             println!("trained; the checkpoint is {}", checkpoint::file(&config.data.work).display());
         }
         Command::Evaluate { config, bundle, split, prompts, json, styles, card } => {

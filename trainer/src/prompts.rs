@@ -97,7 +97,7 @@ impl Prompts {
 
     /// Training templates with a place `{x}` for an adjective.
     pub fn adjective_templates(&self) -> Vec<String> {
-        self.templates["adjective"].train.iter().filter(|t| !t.contains("a {x}")).cloned().collect()
+        self.templates["adjective"].train.clone()
     }
 
     /// All words of the phrases of one side.
@@ -188,6 +188,11 @@ fn phrases<'a>(style: &'a Style, side: Side, form: &str) -> &'a [String] {
 
 fn half(halves: &Halves, side: Side) -> &[String] {
     if side == Side::Train { &halves.train } else { &halves.heldout }
+}
+
+/// Puts one phrase into the place `{x}` of a template.
+pub fn fill_one(template: &str, phrase: &str) -> String {
+    fill(template, &[("{x}", phrase)])
 }
 
 /// Puts phrases into a template and turns "a" into "an" before a vowel.

@@ -24,7 +24,7 @@ use crate::prepare::{Form, open};
 use crate::progress::Progress;
 use crate::prompts::{Prompts, Side};
 use crate::retrieval::{Quality, judge};
-use crate::sampling::Sampler;
+use crate::sampling::{Sampler, weights};
 use crate::store::Entry;
 use crate::text_features::text_features;
 use crate::torch::{Params, run};
@@ -36,6 +36,7 @@ struct Metrics {
     epoch: usize,
     contrastive: f64,
     classifier: f64,
+    alignment: f64,
     discriminator: f64,
     temperature: f64,
     /// Mean average precision on the speakers kept for choosing settings, over corpora and styles.
@@ -58,8 +59,8 @@ enum Speech {
     Frames { mel: Vec<Tensor>, frames: Vec<Tensor>, width: i64, graph: Graph },
 }
 
-/// Trains to the last epoch, continuing from the latest checkpoint unless `restart`.
-pub fn train(config: &Config, restart: bool) -> Result<()> {
+/// Trains to the last epoch (or stops after `until` epochs), continuing from the latest checkpoint unless `restart`.
+pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()> {
     let t = &config.training;
     let prompts = Prompts::read(&config.data.prompts)?;
     let (entries, validation, mut speech) = load_speech(config)?;
@@ -90,7 +91,7 @@ pub fn train(config: &Config, restart: bool) -> Result<()> {
             }
             standardise(&mut params, &speech, &table.features);
             if let (Speech::Pooled { features, .. }, true) = (&speech, t.warm_start > 0.0) {
-                let targets = class_targets(&entries, &table, &text_graph, &params);
+                let targets = class_targets(entries.iter(), &table, &text_graph, &params);
                 warm_start::start(config, &entries, features, &targets, &mut params)?;
             }
             let optimiser = AdamW { decay: t.decay, ..AdamW::default() };
@@ -110,12 +111,13 @@ pub fn train(config: &Config, restart: bool) -> Result<()> {
         .truncate(fresh)
         .open(config.data.work.join("metrics.jsonl"))
         .context("cannot write metrics.jsonl in the work folder")?;
-    let sampler = Sampler::new(entries.iter().map(|e| (e.corpus.as_str(), e.class())), t.corpus_balance, t.class_balance);
+    let sampler = Sampler::new(&weights(t, &entries));
     let steps = if t.steps == 0 { (entries.len() / t.batch).max(1) } else { t.steps };
     let style_domains: Vec<Vec<usize>> = styles.iter().map(|s| domains_of(config, &entries, s)).collect();
     let progress = Progress::start((t.epochs * steps) as u64, "steps");
     progress.advance((state.epoch * steps) as u64);
-    while state.epoch < t.epochs {
+    let last = until.unwrap_or(t.epochs).min(t.epochs);
+    while state.epoch < last {
         let epoch = state.epoch;
         // Everything random in an epoch follows from its number, so that a resumed run repeats an unbroken one.
         tch::manual_seed((config.seed as i64).wrapping_mul(1_000_003).wrapping_add(epoch as i64));
@@ -140,6 +142,13 @@ pub fn train(config: &Config, restart: bool) -> Result<()> {
             let class_loss = soft_cross_entropy(&logits, &marks);
             line.classifier += class_loss.double_value(&[]) / steps as f64;
             let mut loss = class_loss * t.classifier;
+            if t.alignment > 0.0 {
+                let target = class_targets(rows.iter().map(|r| &entries[*r]), &table, &text_graph, &state.params);
+                let cosine: Tensor = &embedding * target;
+                let term: Tensor = 1.0 - cosine.sum_dim_intlist([1i64].as_slice(), false, Kind::Float).mean(Kind::Float);
+                line.alignment += term.double_value(&[]) / steps as f64;
+                loss = loss + term * t.alignment;
+            }
             if epoch >= t.contrastive_from {
                 let positives = t.multi_positive.then(|| positives(rows.iter().map(|r| &entries[*r]), chosen.iter().map(|p| &table.styles[*p])));
                 let apart = (t.domains.len() > 1).then(|| hide_pairs(&domains));
@@ -165,9 +174,9 @@ pub fn train(config: &Config, restart: bool) -> Result<()> {
         if state.epoch % 5 == 0 || state.epoch == t.epochs {
             line.validation = validate(config, &prompts, &validation, &state)?;
         }
-        progress.remark(format!("steps, loss {:.3}, validation {:.3}", line.contrastive, line.validation.unwrap_or(f64::NAN)));
+        progress.remark(format!("steps, loss {:.3}, validation {:.3}", line.contrastive + line.alignment, line.validation.unwrap_or(f64::NAN)));
         writeln!(metrics, "{}", serde_json::to_string(&line)?)?;
-        if state.epoch % t.checkpoint_every.max(1) == 0 || state.epoch == t.epochs {
+        if state.epoch % t.checkpoint_every.max(1) == 0 || state.epoch == last {
             state.save(&config.data.work, &written)?;
         }
     }
@@ -331,11 +340,10 @@ fn hide_pairs(clips: &[usize]) -> Tensor {
     Tensor::from_slice(&flat).view([clips.len() as i64, clips.len() as i64])
 }
 
-/// The unit mean text embedding of each entry's class.
-fn class_targets(entries: &[Entry], table: &PromptTable, graph: &Graph, params: &Params) -> Tensor {
+/// The unit mean text embedding of each entry's class; no gradient flows into the text side.
+fn class_targets<'a>(entries: impl Iterator<Item = &'a Entry>, table: &PromptTable, graph: &Graph, params: &Params) -> Tensor {
     let mut known: BTreeMap<String, Tensor> = BTreeMap::new();
     let rows: Vec<Tensor> = entries
-        .iter()
         .map(|e| {
             let target = known.entry(e.class()).or_insert_with(|| {
                 let pooled = table.features.index_select(0, &indices(&table.of_class[&e.class()]));

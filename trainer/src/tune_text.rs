@@ -2,7 +2,7 @@
 //! place other words where a larger, frozen teacher places them. The style bank it answers with is the teacher's too.
 //! Held-out phrases, and words that occur in them, are never shown.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
@@ -14,13 +14,17 @@ use tch::{Device, Kind, Tensor};
 use crate::baseline::unit;
 use crate::config::Config;
 use crate::encoders;
+use crate::losses::soft_cross_entropy;
 use crate::optimiser::AdamW;
 use crate::progress::Progress;
-use crate::prompts::{Prompts, Side};
+use crate::prompts::{Prompts, Side, fill_one as fill};
 use crate::text_features::{Encoder, pooled};
 use crate::tokenizer::TextTokenizer;
 use crate::torch::{Params, run};
 use crate::weights;
+
+/// The template in which the teacher reads a word.
+const TEACHER_TEMPLATE: &str = "a {x} voice";
 
 /// The file with the tuned text tower.
 pub fn file(config: &Config) -> PathBuf {
@@ -32,7 +36,12 @@ pub fn load(config: &Config) -> Result<Params> {
     let file = file(config);
     let named = Tensor::read_safetensors(&file)
         .with_context(|| format!("cannot read {}; run `esr-trainer tune-text` with this config first", file.display()))?;
-    Ok(named.into_iter().collect())
+    let mut params: Params = named.into_iter().collect();
+    let tuning = config.text.tuning.as_ref().context("the config has no [text.tuning]")?;
+    let keys = params.get("text.head.keys").context("the tuned text tower has no bank")?;
+    let values = values(keys, tuning.sharpen, config.dimension);
+    params.insert("text.head.values".into(), values);
+    Ok(params)
 }
 
 /// Tunes the text tower of a config that asks for it and writes [`file`].
@@ -57,8 +66,9 @@ pub fn tune_text(config: &Config) -> Result<()> {
     }
     let labelled = taught.len();
     let words = words(config, &prompts, &taught, tuning.words, &mut random)?;
-    let adjective_templates = prompts.adjective_templates();
-    taught.extend(words.iter().map(|w| adjective_templates[random.random_range(0..adjective_templates.len())].replace("{x}", w)));
+    let templates = prompts.adjective_templates();
+    // The teacher places a word in one plain template, and the student learns that place for every template.
+    taught.extend(words.iter().map(|w| fill(TEACHER_TEMPLATE, w)));
 
     let teacher = pooled(config, &Encoder::Teacher(tuning), &taught)?;
     let (targets, keys) = teacher_space(&teacher, &owners, labelled, styles.len(), config.dimension);
@@ -68,10 +78,12 @@ pub fn tune_text(config: &Config) -> Result<()> {
     let mut params = encoders::text(config)?;
     encoders::initialise(&graph, &mut params);
     params.insert("text.head.keys".into(), keys.shallow_clone());
-    params.insert("text.head.values".into(), values(&keys, tuning.sharpen, config.dimension));
+    params.insert("text.head.values".into(), keys.shallow_clone());
     start_head(config, &mut params, &taught, &targets)?;
     for (name, tensor) in &params {
-        let _ = tensor.set_requires_grad(!name.ends_with(".keys") && !name.ends_with(".values"));
+        // The token table stays as published: rare words keep the place that training on much text gave them.
+        let fixed = name.ends_with(".keys") || name.ends_with(".values") || name.contains(".embeddings.");
+        let _ = tensor.set_requires_grad(!fixed);
     }
 
     let tokenizer = TextTokenizer::read(&weights::resolve(&config.text.tokenizer), config.text.max_tokens)?;
@@ -87,16 +99,20 @@ pub fn tune_text(config: &Config) -> Result<()> {
             wanted.push(style as i64);
         }
         let rows: Vec<i64> = (0..half).map(|_| random.random_range(0..taught.len()) as i64).collect();
-        texts.extend(rows.iter().map(|r| taught[*r as usize].clone()));
+        texts.extend(rows.iter().map(|r| match (*r as usize).checked_sub(labelled) {
+            None => taught[*r as usize].clone(),
+            Some(word) => fill(&templates[random.random_range(0..templates.len())], &words[word]),
+        }));
         let (ids, mask) = tokenizer.encode(&texts)?;
         let out = run(&graph, &params, &[("input_ids", &ids), ("attention_mask", &mask)], true);
         let logits = out["logits"].narrow(0, 0, half as i64);
         let naming = logits.cross_entropy_for_logits(&Tensor::from_slice(&wanted));
         let placed = out["direction"].narrow(0, half as i64, half as i64);
         let target = targets.index_select(0, &Tensor::from_slice(&rows));
-        let cosine: Tensor = placed * target;
+        let cosine: Tensor = placed * &target;
+        let seen = soft_cross_entropy(&out["logits"].narrow(0, half as i64, half as i64), &(target.matmul(&keys.transpose(0, 1)) * f64::from(bank.sharpness)).softmax(1, Kind::Float));
         let placing: Tensor = 1.0 - cosine.sum_dim_intlist([1i64].as_slice(), false, Kind::Float).mean(Kind::Float);
-        let loss: Tensor = naming * tuning.naming + placing * tuning.placing;
+        let loss: Tensor = naming * tuning.naming + placing * tuning.placing + seen * tuning.agreeing;
         ensure!(loss.double_value(&[]).is_finite(), "the loss is not finite in step {step}; lower text.tuning.rate");
         progress.remark(format!("steps of text tuning, loss {:.3}", loss.double_value(&[])));
         loss.backward();
@@ -151,15 +167,19 @@ fn teacher_space(teacher: &Tensor, owners: &[i64], labelled: usize, styles: usiz
     (reduced, unit(&keys))
 }
 
-/// The directions the bank answers with: the keys' likenesses, pulled by `sharpen` (0 to 1) towards none at all.
+/// The directions the bank answers with: the keys' likenesses, pulled by `sharpen` (0 to 1) towards none at all, turned so
+/// that every element of the space is used.
 fn values(keys: &Tensor, sharpen: f64, width: usize) -> Tensor {
     let n = keys.size()[0];
-    let alike = keys.matmul(&keys.transpose(0, 1)) * (1.0 - sharpen) + Tensor::eye(n, (Kind::Float, Device::Cpu)) * sharpen;
-    if sharpen == 0.0 {
+    if sharpen == 0.0 || n > width as i64 {
         return keys.copy();
     }
+    let alike = keys.matmul(&keys.transpose(0, 1)) * (1.0 - sharpen) + Tensor::eye(n, (Kind::Float, Device::Cpu)) * sharpen;
     let (strengths, directions) = alike.linalg_eigh("L");
-    unit(&(directions * strengths.clamp_min(0.0).sqrt()).constant_pad_nd([0, width as i64 - n]))
+    let rows = unit(&(directions * strengths.clamp_min(0.0).sqrt()));
+    tch::manual_seed(77);
+    let (turn, _) = Tensor::linalg_qr(&Tensor::randn([width as i64, n], (Kind::Float, Device::Cpu)), "reduced");
+    rows.matmul(&turn.transpose(0, 1))
 }
 
 /// Starts the head as the linear map from the untuned student to the teacher.
@@ -194,6 +214,6 @@ fn words(config: &Config, prompts: &Prompts, taught: &[String], count: usize, ra
     let mut rest: Vec<usize> = order.split_off(near);
     rest.shuffle(random);
     order.extend(rest.into_iter().take(count - near));
-    let found: BTreeMap<usize, ()> = order.into_iter().map(|n| (n, ())).collect();
-    Ok(found.into_keys().map(|n| all[n].clone()).collect())
+    order.sort_unstable();
+    Ok(order.into_iter().map(|n| all[n].clone()).collect())
 }

@@ -58,7 +58,8 @@ pub fn variants(config: &Augment, clip: &Clip, split: Split, seed: u64) -> Vec<V
         }
     }
     if split == Split::Train {
-        all.extend((0..config.copies).map(Variant::Copy));
+        let more = usize::from(random.random::<f64>() < config.copies.fract());
+        all.extend((0..config.copies as usize + more).map(Variant::Copy));
     }
     all
 }

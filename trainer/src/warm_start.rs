@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use tch::{Kind, Tensor};
 
 use crate::config::Config;
+use crate::sampling::weights;
 use crate::store::Entry;
 use crate::torch::Params;
 
@@ -18,7 +19,7 @@ pub fn start(config: &Config, entries: &[Entry], features: &Tensor, targets: &Te
     let x = (features.to_kind(Kind::Double) - mean) * scale;
     let y = targets.to_kind(Kind::Double);
     let domain = |e: &Entry| t.domains.iter().position(|d| d.contains(&e.corpus)).unwrap_or(usize::MAX);
-    let weights = weights(config, entries);
+    let weights = weights(&config.training, entries);
     let mut grouped: BTreeMap<usize, Vec<i64>> = BTreeMap::new();
     entries.iter().enumerate().for_each(|(n, e)| grouped.entry(domain(e)).or_default().push(n as i64));
 
@@ -52,27 +53,4 @@ pub fn start(config: &Config, entries: &[Entry], features: &Tensor, targets: &Te
     params.insert("speech.head.outer.weight".into(), (map * (usual / size)).to_kind(Kind::Float));
     params.insert("speech.head.outer.bias".into(), (bias * (usual / size)).to_kind(Kind::Float));
     Ok(())
-}
-
-/// Weight of each clip: classes of a corpus by a power of their size, corpora as configured, all made clips together as
-/// configured.
-fn weights(config: &Config, entries: &[Entry]) -> Vec<f64> {
-    let t = &config.training;
-    let made = |e: &Entry| e.variant.starts_with("made-");
-    let group = |e: &Entry| (e.corpus.clone(), made(e) && t.made_weight > 0.0);
-    let mut classes: BTreeMap<((String, bool), String), f64> = BTreeMap::new();
-    entries.iter().for_each(|e| *classes.entry((group(e), e.class())).or_default() += 1.0);
-    let raw = |e: &Entry| classes[&(group(e), e.class())].powf(-t.warm_balance);
-    let mut totals: BTreeMap<(String, bool), f64> = BTreeMap::new();
-    entries.iter().for_each(|e| *totals.entry(group(e)).or_default() += raw(e));
-    let corpora: BTreeMap<&String, f64> = entries.iter().fold(BTreeMap::new(), |mut n, e| {
-        *n.entry(&e.corpus).or_default() += 1.0;
-        n
-    });
-    let sized = |corpus: &String| t.corpus_weight.get(corpus).copied().unwrap_or(corpora[corpus] / entries.len() as f64);
-    let of = |e: &Entry| {
-        let share = if group(e).1 { t.made_weight } else { 1.0 };
-        raw(e) / totals[&group(e)] * sized(&e.corpus) * share
-    };
-    entries.iter().map(of).collect()
 }
