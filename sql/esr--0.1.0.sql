@@ -25,6 +25,13 @@ CREATE FUNCTION esr_vector_typmod_in(cstring[]) RETURNS integer
 
 -- STORAGE main keeps an embedding in its row: a scan that computes distances then reads pages in order instead of one
 -- out-of-line value after the other.
+COMMENT ON FUNCTION esr_vector_in(cstring, oid, integer) IS 'text to esr_vector';
+COMMENT ON FUNCTION esr_vector_out(esr_vector) IS 'esr_vector to text';
+COMMENT ON FUNCTION esr_vector_recv(internal, oid, integer) IS
+    'binary form to esr_vector: dimensions, kind (0 untagged, 1 tagged), 8 bytes of tag if tagged, elements; all big-endian';
+COMMENT ON FUNCTION esr_vector_send(esr_vector) IS 'esr_vector to binary form';
+COMMENT ON FUNCTION esr_vector_typmod_in(cstring[]) IS 'the n of esr_vector(n)';
+
 CREATE TYPE esr_vector (
     INPUT = esr_vector_in,
     OUTPUT = esr_vector_out,
@@ -43,7 +50,8 @@ COMMENT ON TYPE esr_vector IS
 
 CREATE FUNCTION esr_vector(esr_vector, integer, boolean) RETURNS esr_vector
     AS 'MODULE_PATHNAME', 'esr_vector_resize' LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE;
-COMMENT ON FUNCTION esr_vector(esr_vector, integer, boolean) IS 'check that a vector has the declared number of dimensions';
+COMMENT ON FUNCTION esr_vector(esr_vector, integer, boolean) IS
+    'check that a vector has the declared number of dimensions';
 CREATE CAST (esr_vector AS esr_vector) WITH FUNCTION esr_vector(esr_vector, integer, boolean) AS IMPLICIT;
 
 CREATE FUNCTION esr_vector(real[], integer, boolean) RETURNS esr_vector
@@ -210,6 +218,9 @@ CREATE FUNCTION esr_vector_hash(esr_vector) RETURNS integer
     AS 'MODULE_PATHNAME' LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE;
 CREATE FUNCTION esr_vector_hash_extended(esr_vector, bigint) RETURNS bigint
     AS 'MODULE_PATHNAME' LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION esr_vector_cmp(esr_vector, esr_vector) IS 'less than 0, 0, or more than 0, as btree wants it';
+COMMENT ON FUNCTION esr_vector_hash(esr_vector) IS 'hash that agrees with =';
+COMMENT ON FUNCTION esr_vector_hash_extended(esr_vector, bigint) IS 'hash that agrees with =, with a seed';
 COMMENT ON FUNCTION esr_vector_lt(esr_vector, esr_vector) IS 'implementation of < operator';
 COMMENT ON FUNCTION esr_vector_le(esr_vector, esr_vector) IS 'implementation of <= operator';
 COMMENT ON FUNCTION esr_vector_eq(esr_vector, esr_vector) IS 'implementation of = operator';
@@ -259,6 +270,11 @@ CREATE FUNCTION esr_vector_avg(bytea) RETURNS esr_vector
     AS 'MODULE_PATHNAME' LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE;
 CREATE FUNCTION esr_vector_sum(bytea) RETURNS esr_vector
     AS 'MODULE_PATHNAME' LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE;
+
+COMMENT ON FUNCTION esr_vector_accumulate(bytea, esr_vector) IS 'adds a vector to the state of avg and sum';
+COMMENT ON FUNCTION esr_vector_combine(bytea, bytea) IS 'adds up two states of avg and sum, from parallel workers';
+COMMENT ON FUNCTION esr_vector_avg(bytea) IS 'result of avg';
+COMMENT ON FUNCTION esr_vector_sum(bytea) IS 'result of sum';
 
 CREATE AGGREGATE avg(esr_vector) (
     SFUNC = esr_vector_accumulate, STYPE = bytea, INITCOND = '',

@@ -20,7 +20,7 @@ static EMBEDDER_THREADS: GucSetting<i32> = GucSetting::<i32>::new(0);
 static DEFAULT_MODEL: Text = Text::new(Some(c"default"));
 static EMBEDDER_TIMEOUT_MS: GucSetting<i32> = GucSetting::<i32>::new(60_000);
 static TEXT_CACHE_ENTRIES: GucSetting<i32> = GucSetting::<i32>::new(256);
-static AUDIO_MAX_KILOBYTES: GucSetting<i32> = GucSetting::<i32>::new(64 * 1024);
+static AUDIO_MAX_BYTES: GucSetting<i32> = GucSetting::<i32>::new(64 << 20);
 static AUDIO_MAX_SECONDS: GucSetting<i32> = GucSetting::<i32>::new(600);
 static AUDIO_MAX_CHANNELS: GucSetting<i32> = GucSetting::<i32>::new(8);
 static AUDIO_MAX_RATE: GucSetting<i32> = GucSetting::<i32>::new(192_000);
@@ -87,7 +87,7 @@ pub fn text_cache_entries() -> usize {
 /// `esr.audio_max_*`.
 pub fn audio_limits() -> AudioLimits {
     AudioLimits {
-        max_bytes: u64::try_from(AUDIO_MAX_KILOBYTES.get()).unwrap_or(0) * 1024,
+        max_bytes: u64::try_from(AUDIO_MAX_BYTES.get()).unwrap_or(0),
         max_seconds: AUDIO_MAX_SECONDS.get() as f32,
         max_channels: AUDIO_MAX_CHANNELS.get().try_into().unwrap_or(u16::MAX),
         max_rate: AUDIO_MAX_RATE.get().try_into().unwrap_or(0),
@@ -162,9 +162,9 @@ pub fn define() {
     limit(
         c"esr.audio_max_bytes",
         c"Largest audio file that is decoded.",
-        &AUDIO_MAX_KILOBYTES,
-        (1, 1024 * 1024),
-        GucFlags::UNIT_KB,
+        &AUDIO_MAX_BYTES,
+        (1, 1 << 30),
+        GucFlags::UNIT_BYTE,
     );
     limit(
         c"esr.audio_max_seconds",
