@@ -415,6 +415,8 @@ BEGIN
             USING ERRCODE = 'duplicate_object',
                   HINT = format('SELECT esr_detach(%L, %L); comes first.', "table", style_column);
     END IF;
+    -- Any function of the library loads it, and loading it defines the settings.
+    PERFORM @extschema@.esr_dims('[0]');
     -- The model is fixed now, not looked up by each session: one column must not mix models.
     EXECUTE format(
         'CREATE TRIGGER %I BEFORE INSERT OR UPDATE OF %I ON %s FOR EACH ROW EXECUTE FUNCTION %s.esr_embed_row(%L, %L, %L)',

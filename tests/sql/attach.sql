@@ -55,6 +55,11 @@ INSERT INTO clips (id) VALUES (2);
 \echo :LAST_ERROR_SQLSTATE
 ALTER TABLE clips RENAME mood TO style;
 SELECT esr_detach('clips', 'style');
+-- In a session that has not yet used the library, the default model is known all the same.
+\c
+SELECT esr_attach('clips', 'audio', 'style');
+SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = 'clips'::regclass;
+SELECT esr_detach('clips', 'style');
 SELECT count(*) FROM pg_trigger WHERE tgrelid = 'clips'::regclass;
 -- The trigger function is of no other use.
 CREATE TRIGGER wrong AFTER INSERT ON clips FOR EACH ROW EXECUTE FUNCTION esr_embed_row('audio', 'style', 'default');
