@@ -2,8 +2,8 @@
 //!
 //! `sql_function!(name, path)` exports `path` under the name that the install script gives to `CREATE FUNCTION ... AS
 //! 'MODULE_PATHNAME', 'name'`. The Rust side is an ordinary function `fn(&Call) -> Result<impl IntoSql, impl
-//! Into<SqlError>>`: it sees no raw pointers. pgrx's own `#[pg_extern]` was not taken because its argument boxing costs
-//! more than a distance over 512 elements, and because it would write the install script for us.
+//! Into<SqlError>>`: it sees no raw pointers. pgrx's own `#[pg_extern]` was not taken: a scan calls these functions for
+//! every row, so nothing may stand between PostgreSQL's call and the kernel, and it would write the install script for us.
 //!
 //! Unsafe is allowed here: this file and `datum.rs` are where SQL values become Rust values. What makes it sound is the
 //! install script, which declares each function with exactly the argument types that its Rust side reads.
