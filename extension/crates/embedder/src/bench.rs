@@ -9,9 +9,9 @@ use serde::Serialize;
 
 /// Length of the benchmark's clips.
 const CLIP_SECONDS: f64 = 3.0;
-/// Clips of one batch, so that a batch is a minute of sound.
+/// Clips that are asked for at once: a minute of sound, which the encoder divides as it does for a request.
 const CLIPS: usize = 20;
-/// Texts of one batch.
+/// Texts that are asked for at once.
 const TEXTS: usize = 64;
 
 /// What was measured. "Per core" is what the machine gave divided by the threads of a run.
@@ -19,11 +19,11 @@ const TEXTS: usize = 64;
 pub struct Report {
     /// Threads of one run.
     pub threads: usize,
-    /// Clips of three seconds embedded per second and core, in batches of twenty.
+    /// Clips of three seconds embedded per second and core, twenty at once.
     pub clips_per_second: f64,
     /// Seconds of sound embedded per second and core.
     pub times_real_time: f64,
-    /// Descriptions embedded per second and core, in batches of 64.
+    /// Descriptions embedded per second and core, 64 at once.
     pub texts_per_second: f64,
     /// Median of one description alone, milliseconds.
     pub text_p50_ms: f64,

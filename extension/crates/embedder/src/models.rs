@@ -84,7 +84,9 @@ impl Models {
         }
         let folder = self.directory.join(name);
         if !folder.join(MANIFEST_FILE).exists() {
-            let message = format!("there is no model {name:?} in {}", self.directory.display());
+            // Any role may get this message, so the path goes to the log only.
+            eprintln!("there is no model {name:?} in {}", self.directory.display());
+            let message = format!("there is no model {name:?} in the model directory");
             let hint = "Install the model there, or name one that is; esr.model_directory sets the place.";
             return Err(with_hint(failure(FailureKind::UnknownModel, message), hint));
         }

@@ -91,7 +91,7 @@ pub fn run(options: Options) -> Result<(), ServeError> {
 
 /// If the supervisor dies, so does this process: standard input tells, and the kernel's signal catches what it misses.
 fn follow_supervisor() {
-    if let Err(error) = set_parent_process_death_signal(Some(Signal::TERM)) {
+    if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
         eprintln!("esr-embedder: cannot ask for a signal when the supervisor dies: {error}");
     }
     // Not possible in every container, and not necessary.
