@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Compares `esr-embedder bench` with the same ONNX files run by Python's onnxruntime: same clips, same texts, same batches,
-same threads, spinning off in both. Prints both and their ratio; leaves with 1 if esr-embedder is over 10 % slower.
+same threads, spinning off in both. Prints both and their ratio; leaves with 1 if esr-embedder takes over 10 % more processor time.
 
     python3 -m venv target/python-bench
     target/python-bench/bin/pip install onnxruntime numpy tokenizers
     cargo build --release -p esr-embedder
     target/python-bench/bin/python benches/python_onnxruntime.py models/default
 
-The two take turns, several rounds each, and the best round of each counts: a busy machine slows a round, never speeds it up.
+The two take turns, several rounds each, and the best round of each counts. Processor time decides, because wall time also
+says how busy the machine was; with one thread and nothing else running the two are the same.
 """
 
 import argparse
@@ -30,7 +31,15 @@ STYLES = ["whispering", "angry", "bored", "cheerful", "sad", "calm", "sarcastic"
 FORMS = ["", "someone who sounds ", "a voice that is clearly ", "a recording of a person speaking "]
 # How esr_encoder::encoder divides a request.
 SHORTEST_SHARE, CLIPS_OF_A_PASS, TOKENS_OF_A_PASS = 0.9, 4, 512
-FASTER_IS_MORE = {"clips_per_second": True, "texts_per_second": True, "text_p50_ms": False, "clip_p50_ms": False}
+FASTER_IS_MORE = {
+    "clip_cpu_ms": False,
+    "text_cpu_ms": False,
+    "clips_per_second": True,
+    "texts_per_second": True,
+    "text_p50_ms": False,
+    "clip_p50_ms": False,
+}
+DECIDING = ("clip_cpu_ms", "text_cpu_ms")
 
 
 def voice(hz, seed):
@@ -54,13 +63,15 @@ def session(path, threads):
 
 
 def median(seconds, work):
+    """Wall and processor seconds of the middle round."""
     work(0)
-    times, begin = [], time.perf_counter()
-    while len(times) < 3 or time.perf_counter() - begin < seconds:
-        start = time.perf_counter()
-        work(len(times))
-        times.append(time.perf_counter() - start)
-    return sorted(times)[len(times) // 2]
+    wall, processor, begin = [], [], time.perf_counter()
+    while len(wall) < 3 or time.perf_counter() - begin < seconds:
+        start, spent = time.perf_counter(), time.process_time()
+        work(len(wall))
+        wall.append(time.perf_counter() - start)
+        processor.append(time.process_time() - spent)
+    return sorted(wall)[len(wall) // 2], sorted(processor)[len(wall) // 2]
 
 
 def python_bench(bundle, threads, seconds):
@@ -88,11 +99,15 @@ def python_bench(bundle, threads, seconds):
             text.run(["embedding"], {"input_ids": ids, "attention_mask": mask})
 
     each = seconds / 4
+    clips_wall, clips_processor = median(each, lambda _: embed_clips(waves))
+    texts_wall, texts_processor = median(each, lambda _: embed_texts(texts))
     return {
-        "clips_per_second": CLIPS / median(each, lambda _: embed_clips(waves)) / threads,
-        "texts_per_second": TEXTS / median(each, lambda _: embed_texts(texts)) / threads,
-        "text_p50_ms": median(each, lambda at: embed_texts([texts[at % TEXTS]])) * 1e3,
-        "clip_p50_ms": median(each, lambda at: embed_clips(waves[at % CLIPS :][:1])) * 1e3,
+        "clip_cpu_ms": clips_processor * 1e3 / CLIPS,
+        "text_cpu_ms": texts_processor * 1e3 / TEXTS,
+        "clips_per_second": CLIPS / clips_wall / threads,
+        "texts_per_second": TEXTS / texts_wall / threads,
+        "text_p50_ms": median(each, lambda at: embed_texts([texts[at % TEXTS]]))[0] * 1e3,
+        "clip_p50_ms": median(each, lambda at: embed_clips(waves[at % CLIPS :][:1]))[0] * 1e3,
     }
 
 
@@ -122,7 +137,8 @@ def main():
     for key, more in FASTER_IS_MORE.items():
         ours, theirs = best["esr"][key], best["python"][key]
         speed = ours / theirs if more else theirs / ours
-        slowest = min(slowest, speed)
+        if key in DECIDING:
+            slowest = min(slowest, speed)
         print(f"{key:20}{ours:14.2f}{theirs:14.2f}{speed:11.0%}")
     sys.exit(0 if slowest >= 0.9 else 1)
 

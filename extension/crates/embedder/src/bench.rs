@@ -25,6 +25,10 @@ pub struct Report {
     pub times_real_time: f64,
     /// Descriptions embedded per second and core, 64 at once.
     pub texts_per_second: f64,
+    /// Processor time of one such clip, milliseconds; what a busy machine does not change.
+    pub clip_cpu_ms: f64,
+    /// Processor time of one such description, milliseconds.
+    pub text_cpu_ms: f64,
     /// Median of one description alone, milliseconds.
     pub text_p50_ms: f64,
     /// Median of one clip of three seconds alone, milliseconds.
@@ -36,6 +40,7 @@ impl std::fmt::Display for Report {
         writeln!(out, "clips of {CLIP_SECONDS} s:    {:8.1} clips/s per core", self.clips_per_second)?;
         writeln!(out, "                 {:8.1} x real time per core", self.times_real_time)?;
         writeln!(out, "descriptions:    {:8.1} texts/s per core", self.texts_per_second)?;
+        writeln!(out, "processor time:  {:8.2} ms a clip, {:.2} ms a description", self.clip_cpu_ms, self.text_cpu_ms)?;
         writeln!(out, "one description: {:8.2} ms (p50)", self.text_p50_ms)?;
         writeln!(out, "one 3 s clip:    {:8.2} ms (p50)", self.clip_p50_ms)?;
         write!(out, "threads:         {:8}", self.threads)
@@ -49,35 +54,52 @@ pub fn run(encoder: &mut Encoder, threads: usize, seconds: f64) -> Result<Report
     let texts: Vec<String> = (0..TEXTS).map(text).collect();
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     let each = Duration::from_secs_f64(seconds / 4.0);
-    let median_of = |times: Vec<Duration>| times[times.len() / 2].as_secs_f64();
     let batch_of_clips = repeat(each, |_| encoder.embed_speech(&clips, &cancel).map(drop))?;
     let batch_of_texts = repeat(each, |_| encoder.embed_texts(&texts, &cancel).map(drop))?;
     let one_text = repeat(each, |round| encoder.embed_texts(&texts[round % TEXTS..][..1], &cancel).map(drop))?;
     let one_clip = repeat(each, |round| encoder.embed_speech(&clips[round % CLIPS..][..1], &cancel).map(drop))?;
-    let per_core = |count: usize, times: Vec<Duration>| count as f64 / median_of(times) / threads as f64;
-    let clips_per_second = per_core(CLIPS, batch_of_clips);
+    let per_core = |count: usize, median: &Median| count as f64 / median.wall / threads as f64;
+    let clips_per_second = per_core(CLIPS, &batch_of_clips);
     Ok(Report {
         threads,
         clips_per_second,
         times_real_time: clips_per_second * CLIP_SECONDS,
-        texts_per_second: per_core(TEXTS, batch_of_texts),
-        text_p50_ms: median_of(one_text) * 1e3,
-        clip_p50_ms: median_of(one_clip) * 1e3,
+        texts_per_second: per_core(TEXTS, &batch_of_texts),
+        clip_cpu_ms: batch_of_clips.processor * 1e3 / CLIPS as f64,
+        text_cpu_ms: batch_of_texts.processor * 1e3 / TEXTS as f64,
+        text_p50_ms: one_text.wall * 1e3,
+        clip_p50_ms: one_clip.wall * 1e3,
     })
 }
 
-/// Runs `work` until the time is up, three times at least and once more to warm up; gives the sorted times.
-fn repeat(total: Duration, mut work: impl FnMut(usize) -> Result<(), EmbedError>) -> Result<Vec<Duration>, EmbedError> {
+/// Seconds of the middle round.
+struct Median {
+    wall: f64,
+    processor: f64,
+}
+
+/// Runs `work` until the time is up, three times at least and once more to warm up.
+fn repeat(total: Duration, mut work: impl FnMut(usize) -> Result<(), EmbedError>) -> Result<Median, EmbedError> {
     work(0)?;
     let begin = Instant::now();
-    let mut times = Vec::new();
-    while times.len() < 3 || begin.elapsed() < total {
-        let start = Instant::now();
-        work(times.len())?;
-        times.push(start.elapsed());
+    let (mut wall, mut processor) = (Vec::new(), Vec::new());
+    while wall.len() < 3 || begin.elapsed() < total {
+        let (start, spent) = (Instant::now(), processor_time());
+        work(wall.len())?;
+        wall.push(start.elapsed());
+        processor.push(processor_time() - spent);
     }
-    times.sort_unstable();
-    Ok(times)
+    let middle = |mut times: Vec<Duration>| {
+        times.sort_unstable();
+        times[times.len() / 2].as_secs_f64()
+    };
+    Ok(Median { wall: middle(wall), processor: middle(processor) })
+}
+
+/// Of all threads of this process.
+fn processor_time() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
 }
 
 /// The same voices that `benches/python_onnxruntime.py` makes.
