@@ -9,7 +9,8 @@ use crate::nets::log_mel::SAMPLE_RATE;
 /// Reads a file as mono samples at 16 kHz.
 pub fn read(path: &Path) -> Result<Vec<f32>> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let pcm = esr_audio::decode(&bytes, &esr_audio::Limits::default()).map_err(|e| anyhow!("{}: {e}", path.display()))?;
+    let pcm =
+        esr_audio::decode(&bytes, &esr_audio::Limits::default()).map_err(|e| anyhow!("{}: {e}", path.display()))?;
     let waveform = pcm.to_model_rate(SAMPLE_RATE).map_err(|e| anyhow!("{}: {e}", path.display()))?;
     Ok(waveform.samples().to_vec())
 }

@@ -23,7 +23,8 @@ pub fn level(samples: &mut [f32], decibels: f32) {
 
 /// Level of the louder half of the 20 ms frames, as a root mean square.
 pub fn loud_rms(samples: &[f32]) -> f32 {
-    let mut energies: Vec<f32> = samples.chunks(320).map(|c| c.iter().map(|s| s * s).sum::<f32>() / c.len() as f32).collect();
+    let mut energies: Vec<f32> =
+        samples.chunks(320).map(|c| c.iter().map(|s| s * s).sum::<f32>() / c.len() as f32).collect();
     energies.sort_by(f32::total_cmp);
     let louder = &energies[energies.len() / 2..];
     (louder.iter().sum::<f32>() / louder.len().max(1) as f32).sqrt()
@@ -155,8 +156,7 @@ pub fn whisper(samples: &[f32], random: &mut ChaCha8Rng) -> Vec<f32> {
     let mut out = vec![0.0; samples.len() + FRAME];
     let mut start = 0;
     while start < samples.len() {
-        let piece: Vec<f32> =
-            (0..FRAME).map(|n| bright.get(start + n).copied().unwrap_or(0.0) * window[n]).collect();
+        let piece: Vec<f32> = (0..FRAME).map(|n| bright.get(start + n).copied().unwrap_or(0.0) * window[n]).collect();
         let energy = rms(&piece) * 1.63;
         if energy > reference * 1e-3 {
             let coefficients = predict(&piece, ORDER);
@@ -185,7 +185,8 @@ pub fn whisper(samples: &[f32], random: &mut ChaCha8Rng) -> Vec<f32> {
 
 /// A louder effort of the same voice: brighter, denser, slightly higher, a little saturated.
 pub fn project(samples: &[f32], random: &mut ChaCha8Rng) -> Vec<f32> {
-    let mut out = if random.random_bool(0.6) { shift_pitch(samples, random.random_range(1.05..1.22)) } else { samples.to_vec() };
+    let mut out =
+        if random.random_bool(0.6) { shift_pitch(samples, random.random_range(1.05..1.22)) } else { samples.to_vec() };
     tilt(&mut out, random.random_range(0.35..0.75));
     filter(&mut out, random.random_range(120.0..250.0), true);
     compress(&mut out, random.random_range(0.55..0.8));
@@ -334,7 +335,14 @@ mod tests {
         for clip in [vec![], vec![0.0; 3], vec![0.0; 9000], vec![1.0; 9000], voice(100.0, 0.2)] {
             let mut noisy = clip.clone();
             add_noise(&mut noisy, 10.0, 0.9, &mut random);
-            for out in [whisper(&clip, &mut random), project(&clip, &mut random), soften(&clip, &mut random), stretch(&clip, 1.3), trim(&clip).to_vec(), noisy] {
+            for out in [
+                whisper(&clip, &mut random),
+                project(&clip, &mut random),
+                soften(&clip, &mut random),
+                stretch(&clip, 1.3),
+                trim(&clip).to_vec(),
+                noisy,
+            ] {
                 assert!(out.iter().all(|s| s.is_finite()));
             }
         }

@@ -32,7 +32,8 @@ impl Ridge {
         let width = x.size()[1];
         let penalty = Tensor::eye(width, (Kind::Double, x.device())) * (strength * classes.len() as f64);
         let normal = weighted.matmul(&x) + penalty;
-        let map = Tensor::f_linalg_solve(&normal, &weighted.matmul(&targets.to_kind(Kind::Double)), true).context("the ridge equations have no solution")?;
+        let map = Tensor::f_linalg_solve(&normal, &weighted.matmul(&targets.to_kind(Kind::Double)), true)
+            .context("the ridge equations have no solution")?;
         Ok(Self { mean, scale, map })
     }
 

@@ -45,7 +45,12 @@ impl Checkpoint {
             named.push((format!("first/{k}"), first.shallow_clone()));
             named.push((format!("second/{k}"), second.shallow_clone()));
         }
-        let header = Header { epoch: self.epoch, steps: self.optimiser.steps, decay: self.optimiser.decay, config: config.into() };
+        let header = Header {
+            epoch: self.epoch,
+            steps: self.optimiser.steps,
+            decay: self.optimiser.decay,
+            config: config.into(),
+        };
         let header: Vec<u8> = serde_json::to_vec(&header)?;
         named.push(("header".into(), Tensor::from_slice(&header)));
         let named: Vec<(String, Tensor)> = named.into_iter().map(|(k, t)| (k, t.contiguous())).collect();
@@ -83,7 +88,8 @@ impl Checkpoint {
             };
         }
         for (k, first) in firsts {
-            let second = seconds.remove(&k).with_context(|| format!("{}: half of the state of {k}", source.display()))?;
+            let second =
+                seconds.remove(&k).with_context(|| format!("{}: half of the state of {k}", source.display()))?;
             out.optimiser.moments.insert(k, (first, second));
         }
         Ok(Some(out))

@@ -309,7 +309,8 @@ pub struct Card {
 impl Config {
     /// Reads and checks a config file. Relative paths are relative to the working directory.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the config {}", path.display()))?;
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("cannot read the config {}", path.display()))?;
         let config: Self = toml::from_str(&text).with_context(|| format!("in the config {}", path.display()))?;
         config.check().with_context(|| format!("in the config {}", path.display()))?;
         Ok(config)
@@ -319,7 +320,10 @@ impl Config {
         let whisper = &self.speech.tower.whisper;
         ensure!(self.dimension > 0, "dimension is 0");
         ensure!(!self.data.train.is_empty(), "data.train names no corpus");
-        ensure!(!self.speech.tower.layers.is_empty(), "speech.tower.layers is empty; name at least one layer, such as [3]");
+        ensure!(
+            !self.speech.tower.layers.is_empty(),
+            "speech.tower.layers is empty; name at least one layer, such as [3]"
+        );
         ensure!(self.speech.tower.layers.is_sorted(), "speech.tower.layers must ascend");
         ensure!(whisper.width % whisper.heads == 0, "whisper.width must be a multiple of whisper.heads");
         ensure!(
@@ -335,11 +339,21 @@ impl Config {
             whisper.positions,
             whisper.positions as f32 / 50.0
         );
-        ensure!(self.training.batch >= 2, "training.batch is {}; a contrastive loss needs at least 2", self.training.batch);
+        ensure!(
+            self.training.batch >= 2,
+            "training.batch is {}; a contrastive loss needs at least 2",
+            self.training.batch
+        );
         ensure!(self.text.tuning.is_none() || self.text.tower.bank.is_some(), "text.tuning needs text.tower.bank");
-        ensure!(self.text.max_tokens <= self.text.tower.bert.positions, "text.max_tokens is longer than the position table");
+        ensure!(
+            self.text.max_tokens <= self.text.tower.bert.positions,
+            "text.max_tokens is longer than the position table"
+        );
         let corpora: std::collections::BTreeSet<_> = self.data.train.iter().chain(&self.data.test).collect();
-        ensure!(corpora.len() == self.data.train.len() + self.data.test.len(), "a corpus is named twice in data.train and data.test");
+        ensure!(
+            corpora.len() == self.data.train.len() + self.data.test.len(),
+            "a corpus is named twice in data.train and data.test"
+        );
         Ok(())
     }
 }

@@ -39,7 +39,8 @@ pub fn initialise(graph: &Graph, params: &mut Params) {
         }
         let dims: Vec<i64> = shape.iter().map(|n| *n as i64).collect();
         let fan_in = if shape.len() == 3 { shape[1] * shape[2] } else { shape[0] };
-        let ones = name.ends_with("layer_gain") || name.ends_with(".scale") || (shape.len() == 1 && name.ends_with(".weight"));
+        let ones =
+            name.ends_with("layer_gain") || name.ends_with(".scale") || (shape.len() == 1 && name.ends_with(".weight"));
         let tensor = if ones {
             Tensor::ones(&dims, (Kind::Float, Device::Cpu))
         } else if shape.len() == 1 || name.ends_with(".bent.weight") {

@@ -77,7 +77,8 @@ pub fn evaluate(config: &Config, model: &Model<'_>, split: Split, side: Side) ->
     ensure!(!store.entries.is_empty(), "the feature cache is empty; run `esr-trainer prepare` with this config first");
     let corpora: Vec<&String> = config.data.train.iter().chain(&config.data.test).collect();
     let cached = config.speech.cached_tower();
-    let columns = Tensor::from_slice(&config.speech.tower.columns_of(&cached).context("the cache lacks a layer of the tower")?);
+    let columns =
+        Tensor::from_slice(&config.speech.tower.columns_of(&cached).context("the cache lacks a layer of the tower")?);
     let (wide, plain) = (cached.pooled_width(), config.speech.tower.whisper.width);
     let mut load = |wanted: &dyn Fn(&Entry) -> bool| -> Result<(Vec<Entry>, [Tensor; 3])> {
         let rows: Vec<usize> = (0..store.entries.len()).filter(|n| wanted(&store.entries[*n])).collect();
@@ -108,7 +109,8 @@ pub fn evaluate(config: &Config, model: &Model<'_>, split: Split, side: Side) ->
     };
     let mut results = vec![];
     for corpus in corpora {
-        let (entries, [ours, plain, mel]) = load(&|e| e.corpus == *corpus && e.split == split && e.variant == "original")?;
+        let (entries, [ours, plain, mel]) =
+            load(&|e| e.corpus == *corpus && e.split == split && e.variant == "original")?;
         let classes: BTreeSet<&Vec<String>> = entries.iter().map(|e| &e.styles).collect();
         if classes.len() < 2 {
             continue;
@@ -121,7 +123,14 @@ pub fn evaluate(config: &Config, model: &Model<'_>, split: Split, side: Side) ->
     Ok(results)
 }
 
-fn score(config: &Config, prompts: &Prompts, space: &TextSpace, judged: &mut dyn Judge, pool: &Pool, side: Side) -> Result<CorpusScores> {
+fn score(
+    config: &Config,
+    prompts: &Prompts,
+    space: &TextSpace,
+    judged: &mut dyn Judge,
+    pool: &Pool,
+    side: Side,
+) -> Result<CorpusScores> {
     let classes: BTreeSet<&Vec<String>> = pool.entries.iter().map(|e| &e.styles).collect();
     let mut methods: BTreeMap<String, (Vec<Quality>, Scores)> = BTreeMap::new();
     let mut by_chance = vec![];
@@ -130,9 +139,15 @@ fn score(config: &Config, prompts: &Prompts, space: &TextSpace, judged: &mut dyn
         by_chance.push(chance(relevant.len(), relevant.iter().filter(|r| **r).count()));
         let texts = prompts.of_class(class, side);
         let frozen = space.of(config, &texts)?;
-        let queries = [(OURS, judged.texts(config, &texts)?, &pool.ours), (BASELINES[0], frozen.shallow_clone(), &pool.baselines[0]), (BASELINES[1], frozen, &pool.baselines[1])];
+        let queries = [
+            (OURS, judged.texts(config, &texts)?, &pool.ours),
+            (BASELINES[0], frozen.shallow_clone(), &pool.baselines[0]),
+            (BASELINES[1], frozen, &pool.baselines[1]),
+        ];
         for (name, queries, clips) in queries {
-            let rank = |query: &Tensor| -> Result<Quality> { Ok(judge(&Vec::<f32>::try_from(clips.matmul(query))?, &relevant)) };
+            let rank = |query: &Tensor| -> Result<Quality> {
+                Ok(judge(&Vec::<f32>::try_from(clips.matmul(query))?, &relevant))
+            };
             let each = (0..queries.size()[0]).map(|n| rank(&queries.get(n))).collect::<Result<Vec<_>>>()?;
             let together = rank(&queries.mean_dim([0i64].as_slice(), false, Kind::Float))?;
             let (ensembles, scores) = methods.entry(name.into()).or_default();
@@ -176,7 +191,8 @@ impl RunJudge {
             config.training.unfreeze_from == 0,
             "this run changed the speech encoder, so cached features do not show it; export it and evaluate with --bundle"
         );
-        let (speech, text) = (config.speech.tower.record_head(config.dimension), config.text.tower.record_head(config.dimension));
+        let (speech, text) =
+            (config.speech.tower.record_head(config.dimension), config.text.tower.record_head(config.dimension));
         Ok(Self { params, speech, text })
     }
 }
@@ -211,7 +227,8 @@ impl Judge for BundleJudge {
         for batch in entries.chunks(4) {
             let read = |e: &Entry| -> Result<esr_audio::Waveform> {
                 let bytes = std::fs::read(&e.path).with_context(|| format!("cannot read {}", e.path.display()))?;
-                let pcm = esr_audio::decode(&bytes, &esr_audio::Limits::default()).map_err(|x| anyhow!("{}: {x}", e.path.display()))?;
+                let pcm = esr_audio::decode(&bytes, &esr_audio::Limits::default())
+                    .map_err(|x| anyhow!("{}: {x}", e.path.display()))?;
                 pcm.to_model_rate(self.encoder.sample_rate()).map_err(|x| anyhow!("{}: {x}", e.path.display()))
             };
             let clips = batch.iter().map(read).collect::<Result<Vec<_>>>()?;
@@ -241,7 +258,8 @@ struct TextSpace {
 
 impl TextSpace {
     fn new(config: &Config, prompts: &Prompts) -> Result<Self> {
-        let all: BTreeSet<String> = prompts.styles().flat_map(|s| prompts.of_class(&[s.to_string()], Side::Train)).collect();
+        let all: BTreeSet<String> =
+            prompts.styles().flat_map(|s| prompts.of_class(&[s.to_string()], Side::Train)).collect();
         let features = unit(&pooled(config, &Encoder::Published, &all.into_iter().collect::<Vec<_>>())?);
         Ok(Self { centre: features.mean_dim([0i64].as_slice(), true, Kind::Float) })
     }
@@ -253,7 +271,15 @@ impl TextSpace {
 }
 
 /// The ridge whose penalty ranks the validation speakers best.
-fn fit_ridge(config: &Config, prompts: &Prompts, space: &TextSpace, entries: &[Entry], features: &Tensor, choose: &[Entry], choose_features: &Tensor) -> Result<Ridge> {
+fn fit_ridge(
+    config: &Config,
+    prompts: &Prompts,
+    space: &TextSpace,
+    entries: &[Entry],
+    features: &Tensor,
+    choose: &[Entry],
+    choose_features: &Tensor,
+) -> Result<Ridge> {
     let classes: Vec<String> = entries.iter().map(Entry::class).collect();
     let mut known: BTreeMap<String, Tensor> = BTreeMap::new();
     for entry in entries.iter().chain(choose) {
@@ -270,7 +296,8 @@ fn fit_ridge(config: &Config, prompts: &Prompts, space: &TextSpace, entries: &[E
         if !choose.is_empty() {
             let clips = ridge.apply(choose_features);
             for corpus in &config.data.train {
-                let rows: Vec<i64> = (0..choose.len()).filter(|n| choose[*n].corpus == *corpus).map(|n| n as i64).collect();
+                let rows: Vec<i64> =
+                    (0..choose.len()).filter(|n| choose[*n].corpus == *corpus).map(|n| n as i64).collect();
                 let styles: BTreeSet<String> = rows.iter().map(|n| choose[*n as usize].class()).collect();
                 if styles.len() < 2 {
                     continue;
@@ -294,17 +321,24 @@ fn fit_ridge(config: &Config, prompts: &Prompts, space: &TextSpace, entries: &[E
 /// The results as a table for a terminal or a model card.
 pub fn table(results: &[CorpusScores]) -> String {
     let mut out = String::from(
-        "| corpus | clips, speakers | ranked by | R@1 | R@5 | R@10 | mAP | P@1 | mAP, prompts averaged |\n|---|---|---|---|---|---|---|---|---|\n",
+        "| corpus | clips, speakers | ranked by | R@1 | R@5 | R@10 | mAP | P@1 | mAP, P@1 with prompts averaged |\n|---|---|---|---|---|---|---|---|---|\n",
     );
-    let line = |q: &Quality| format!("{:.3} | {:.3} | {:.3} | {:.3} | {:.3}", q.recall_1, q.recall_5, q.recall_10, q.precision, q.first);
+    let line = |q: &Quality| {
+        format!("{:.3} | {:.3} | {:.3} | {:.3} | {:.3}", q.recall_1, q.recall_5, q.recall_10, q.precision, q.first)
+    };
+    let both = |q: &Quality| format!("{:.3}, {:.3}", q.precision, q.first);
     for r in results {
         let seen = if r.trained_on { "other speakers trained on" } else { "never trained on" };
         for method in [OURS, BASELINES[0], BASELINES[1]] {
             let Some(s) = r.methods.get(method) else { continue };
-            let (name, size) = if method == OURS { (format!("**{}** ({seen})", r.corpus), format!("{}, {}", r.clips, r.speakers)) } else { Default::default() };
-            out += &format!("| {name} | {size} | {method} | {} | {:.3} |\n", line(&s.single), s.ensemble.precision);
+            let (name, size) = if method == OURS {
+                (format!("**{}** ({seen})", r.corpus), format!("{}, {}", r.clips, r.speakers))
+            } else {
+                Default::default()
+            };
+            out += &format!("| {name} | {size} | {method} | {} | {} |\n", line(&s.single), both(&s.ensemble));
         }
-        out += &format!("| | | chance | {} | {:.3} |\n", line(&r.chance), r.chance.precision);
+        out += &format!("| | | chance | {} | {} |\n", line(&r.chance), both(&r.chance));
     }
     out
 }
@@ -314,7 +348,10 @@ pub fn style_table(results: &[CorpusScores]) -> String {
     let mut out = String::from("| corpus | style | R@1 | R@5 | R@10 | mAP | P@1 |\n|---|---|---|---|---|---|---|\n");
     for r in results {
         for (style, q) in r.methods.get(OURS).map(|s| &s.styles).into_iter().flatten() {
-            out += &format!("| {} | {style} | {:.3} | {:.3} | {:.3} | {:.3} | {:.3} |\n", r.corpus, q.recall_1, q.recall_5, q.recall_10, q.precision, q.first);
+            out += &format!(
+                "| {} | {style} | {:.3} | {:.3} | {:.3} | {:.3} | {:.3} |\n",
+                r.corpus, q.recall_1, q.recall_5, q.recall_10, q.precision, q.first
+            );
         }
     }
     out

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use esr_encoder::bundle::{GOLDEN_FILE, MANIFEST_FILE, REQUIRED_FILES, SPEECH_FILE, SpeechManifest, TEXT_FILE, TOKENIZER_FILE, TextManifest, sha256_hex};
+use esr_encoder::bundle::{
+    GOLDEN_FILE, MANIFEST_FILE, REQUIRED_FILES, SPEECH_FILE, SpeechManifest, TEXT_FILE, TOKENIZER_FILE, TextManifest,
+    sha256_hex,
+};
 use esr_encoder::golden::{Generator, Golden, GoldenSpeech, GoldenText, waveform};
 use esr_encoder::{Bundle, Encoder, Manifest, Runtime};
 use tch::{Tensor, no_grad};
@@ -22,12 +25,14 @@ use crate::torch::{Params, run};
 use crate::{tune_text, weights};
 
 const CARD_FILE: &str = "MODEL_CARD.md";
-const GOLDEN_TEXTS: [&str; 6] = ["whispering", "angry", "someone speaking slowly and sadly", "a calm voice", "an excited shout", "laughter"];
+const GOLDEN_TEXTS: [&str; 6] =
+    ["whispering", "angry", "someone speaking slowly and sadly", "a calm voice", "an excited shout", "laughter"];
 const GOLDEN_SPEECH: [(f64, f64, u64); 4] = [(180.0, 2.0, 1), (110.0, 0.7, 2), (260.0, 3.3, 3), (140.0, 5.0, 4)];
 
 /// Writes the latest checkpoint of the config's run to `folder`.
 pub fn export(config: &Config, folder: &Path, precision: Precision) -> Result<u64> {
-    let state = Checkpoint::load(&config.data.work, None)?.context("there is no checkpoint; run `esr-trainer train` with this config first")?;
+    let state = Checkpoint::load(&config.data.work, None)?
+        .context("there is no checkpoint; run `esr-trainer train` with this config first")?;
     let mut params: Params = encoders::speech(config, config.speech.tower.last())?;
     params.extend(if config.text.tuning.is_some() { tune_text::load(config)? } else { encoders::text(config)? });
     params.extend(state.best());
@@ -47,7 +52,14 @@ pub fn export(config: &Config, folder: &Path, precision: Precision) -> Result<u6
     let mut provenance = config.card.provenance.clone();
     provenance.insert("training data".into(), config.data.train.join(", "));
     provenance.insert("seed".into(), config.seed.to_string());
-    provenance.insert("weights of the encoders".into(), if precision == Precision::Int8 { "int8 with one scale an output channel".into() } else { "32-bit floats".into() });
+    provenance.insert(
+        "weights of the encoders".into(),
+        if precision == Precision::Int8 {
+            "int8 with one scale an output channel".into()
+        } else {
+            "32-bit floats".into()
+        },
+    );
     let manifest = Manifest {
         format: esr_encoder::bundle::FORMAT,
         name: config.name.clone(),
@@ -55,7 +67,11 @@ pub fn export(config: &Config, folder: &Path, precision: Precision) -> Result<u6
         dimension: config.dimension,
         licence: config.card.licence.clone(),
         description: config.card.description.clone(),
-        speech: SpeechManifest { sample_rate: SAMPLE_RATE, min_seconds: config.data.shortest, max_seconds: config.data.longest },
+        speech: SpeechManifest {
+            sample_rate: SAMPLE_RATE,
+            min_seconds: config.data.shortest,
+            max_seconds: config.data.longest,
+        },
         text: TextManifest { max_tokens: config.text.max_tokens },
         files,
         provenance,
@@ -73,10 +89,15 @@ pub fn export(config: &Config, folder: &Path, precision: Precision) -> Result<u6
 /// Writes the model card, with result tables when there are results.
 pub fn write_card(config: &Config, folder: &Path, results: &[CorpusScores]) -> Result<()> {
     let card = &config.card;
-    let mut out = format!("# {} {}\n\n{}\n\nLicence: {}.\n", config.name, config.version, card.description, card.licence);
+    let mut out =
+        format!("# {} {}\n\n{}\n\nLicence: {}.\n", config.name, config.version, card.description, card.licence);
     out += "\n## What it is made of\n\n";
     card.provenance.iter().for_each(|(name, terms)| out += &format!("- {name}: {terms}\n"));
-    out += &format!("- Trained on: {} (speakers listed in trainer/splits). Seed {}.\n", config.data.train.join(", "), config.seed);
+    out += &format!(
+        "- Trained on: {} (speakers listed in trainer/splits). Seed {}.\n",
+        config.data.train.join(", "),
+        config.seed
+    );
     if !config.augment.derived.is_empty() {
         let made: Vec<&str> = config.augment.derived.iter().map(|d| d.kind.style()).collect();
         out += &format!(
@@ -101,8 +122,15 @@ pub fn write_card(config: &Config, folder: &Path, results: &[CorpusScores]) -> R
     write(folder, CARD_FILE, out.as_bytes())
 }
 
-fn golden(speech: &crate::graph::Graph, text: &crate::graph::Graph, params: &Params, tokenizer: &TextTokenizer, longest: f64) -> Result<Golden> {
-    let row = |out: BTreeMap<String, Tensor>| -> Result<Vec<f32>> { Ok(Vec::<f32>::try_from(out["embedding"].get(0))?) };
+fn golden(
+    speech: &crate::graph::Graph,
+    text: &crate::graph::Graph,
+    params: &Params,
+    tokenizer: &TextTokenizer,
+    longest: f64,
+) -> Result<Golden> {
+    let row =
+        |out: BTreeMap<String, Tensor>| -> Result<Vec<f32>> { Ok(Vec::<f32>::try_from(out["embedding"].get(0))?) };
     let mut texts = vec![];
     for input in GOLDEN_TEXTS {
         let (ids, mask) = tokenizer.encode(&[input.to_string()])?;

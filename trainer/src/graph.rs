@@ -125,8 +125,12 @@ pub enum Op {
     /// Joins along the last axis.
     Concat,
     /// `[batch, time]` of ones where the position is below the item's count and zeros after it. The count is the
-    /// integer length after all steps, at least one.
+    /// integer length (less a third operand, if there is one) after all steps, at least one.
     Valid { steps: Vec<Step> },
+    /// Index `[batch]` of the first or last position of `[batch, time]` that is above one half.
+    Edge { last: bool },
+    /// Moves each item of `[batch, channels, time]` to the left by its own count `[batch]`; the last position is repeated.
+    Shift,
     /// Integers to floats.
     ToFloat,
     /// Rows scaled to unit length.
@@ -403,6 +407,27 @@ impl<'g> Value<'g> {
         let shape = like.shape();
         assert_eq!(shape.len(), 3, "valid needs [batch, channels, time], got {shape:?}");
         self.binary(Op::Valid { steps: steps.to_vec() }, like, vec![shape[0], shape[2]])
+    }
+
+    /// Ones at the positions of `like` from 0 to the number of steps from `start` to this value, both `[batch]`.
+    pub fn valid_from(self, start: Value<'g>, like: Value<'g>, steps: &[Step]) -> Value<'g> {
+        let shape = like.shape();
+        assert_eq!(shape.len(), 3, "valid_from needs [batch, channels, time], got {shape:?}");
+        let inputs = vec![self.id, like.id, start.id];
+        self.graph.push(Op::Valid { steps: steps.to_vec() }, inputs, vec![shape[0], shape[2]])
+    }
+
+    /// First or last position above one half.
+    pub fn edge(self, last: bool) -> Value<'g> {
+        let shape = self.shape();
+        assert_eq!(shape.len(), 2, "edge of {shape:?}");
+        self.unary(Op::Edge { last }, vec![shape[0]])
+    }
+
+    /// Moves each item to the left along the last axis by its own count.
+    pub fn shift(self, start: Value<'g>) -> Value<'g> {
+        assert_eq!(self.shape().len(), 3, "shift of {:?}", self.shape());
+        self.binary(Op::Shift, start, self.shape())
     }
 
     /// Integers to floats.

@@ -6,7 +6,13 @@ use tch::{Kind, Tensor};
 /// directions. `positives` `[batch, batch]` marks which texts describe which clips; without it each clip's own text is
 /// its only positive. Several positives share the target evenly. `apart` `[batch, batch]` is added to the logits: very low
 /// where a pair is not to be contrasted.
-pub fn contrastive(speech: &Tensor, text: &Tensor, temperature: &Tensor, positives: Option<&Tensor>, apart: Option<&Tensor>) -> Tensor {
+pub fn contrastive(
+    speech: &Tensor,
+    text: &Tensor,
+    temperature: &Tensor,
+    positives: Option<&Tensor>,
+    apart: Option<&Tensor>,
+) -> Tensor {
     let mut logits = speech.matmul(&text.transpose(0, 1)) / temperature;
     let mut positives = positives.map(Tensor::shallow_clone);
     if let Some(apart) = apart {
@@ -63,7 +69,8 @@ mod tests {
             (0..n)
                 .map(|i| {
                     let all: f64 = (0..n).map(|j| logit(i, j).exp()).sum();
-                    let chosen: Vec<f64> = (0..n).filter(|j| good(i, *j)).map(|j| (logit(i, j).exp() / all).ln()).collect();
+                    let chosen: Vec<f64> =
+                        (0..n).filter(|j| good(i, *j)).map(|j| (logit(i, j).exp() / all).ln()).collect();
                     -chosen.iter().sum::<f64>() / chosen.len() as f64
                 })
                 .sum::<f64>()

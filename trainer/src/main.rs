@@ -129,8 +129,13 @@ fn work(arguments: Arguments) -> Result<()> {
         Command::TuneText { config } => {
             let config = Config::read(&config)?;
             tune_text::tune_text(&config)?;
-            let (trained, heldout) = (tune_text::accuracy(&config, Side::Train)?, tune_text::accuracy(&config, Side::Heldout)?);
-            println!("names the right style for {:.1} % of the training prompts and {:.1} % of the held-out ones", 100.0 * trained, 100.0 * heldout);
+            let (trained, heldout) =
+                (tune_text::accuracy(&config, Side::Train)?, tune_text::accuracy(&config, Side::Heldout)?);
+            println!(
+                "names the right style for {:.1} % of the training prompts and {:.1} % of the held-out ones",
+                100.0 * trained,
+                100.0 * heldout
+            );
         }
         Command::Train { config, restart, until } => {
             let config = Config::read(&config)?;
@@ -150,7 +155,8 @@ fn work(arguments: Arguments) -> Result<()> {
                 print!("\n{}", evaluate::style_table(&results));
             }
             if let Some(file) = json {
-                std::fs::write(&file, serde_json::to_string_pretty(&results)?).with_context(|| format!("cannot write {}", file.display()))?;
+                std::fs::write(&file, serde_json::to_string_pretty(&results)?)
+                    .with_context(|| format!("cannot write {}", file.display()))?;
             }
             if let (true, Some(folder)) = (card, &bundle) {
                 export::write_card(&config, folder, &results)?;

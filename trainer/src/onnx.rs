@@ -28,7 +28,14 @@ pub enum Precision {
 /// The ONNX file of `graph` with `params`.
 pub fn encode(graph: &Graph, params: &Params, precision: Precision) -> Result<Vec<u8>> {
     let nodes = graph.nodes();
-    let mut writer = Writer { params, precision, out: pb::GraphMessage { name: "esr".into(), ..Default::default() }, names: vec![], known: HashMap::new(), fresh: 0 };
+    let mut writer = Writer {
+        params,
+        precision,
+        out: pb::GraphMessage { name: "esr".into(), ..Default::default() },
+        names: vec![],
+        known: HashMap::new(),
+        fresh: 0,
+    };
     for (id, node) in nodes.iter().enumerate() {
         let name = writer.write(id, node, &nodes)?;
         writer.names.push(name);
@@ -141,8 +148,12 @@ impl Writer<'_> {
                 self.node("Add", &[x(0), &rows], vec![])
             }
             Op::RelativeBias { max_distance, longest } => {
-                let Op::Param { .. } = &nodes[node.inputs[1]].op else { anyhow::bail!("a relative bias needs a parameter table") };
-                let Dim::Fixed(buckets) = nodes[node.inputs[1]].shape[0] else { unreachable!("parameters have fixed shapes") };
+                let Op::Param { .. } = &nodes[node.inputs[1]].op else {
+                    anyhow::bail!("a relative bias needs a parameter table")
+                };
+                let Dim::Fixed(buckets) = nodes[node.inputs[1]].shape[0] else {
+                    unreachable!("parameters have fixed shapes")
+                };
                 let ids: Vec<i64> = (0..*longest)
                     .flat_map(|i| (0..*longest).map(move |j| relative_bucket(i, j, buckets, *max_distance) as i64))
                     .collect();
@@ -176,6 +187,9 @@ impl Writer<'_> {
             }
             Op::Valid { steps } => {
                 let mut count = x(0).to_string();
+                if names.len() == 3 {
+                    count = self.node("Sub", &[x(0), x(2)], vec![]);
+                }
                 for step in steps {
                     let (offset, divide) = (self.integers(&[step.offset]), self.integers(&[step.divide]));
                     let more = self.node("Add", &[&count, &offset], vec![]);
@@ -184,12 +198,28 @@ impl Writer<'_> {
                 let (one, last_axis) = (self.integers(&[1]), self.integers(&[1]));
                 let count = self.node("Max", &[&count, &one], vec![]);
                 let count = self.node("Unsqueeze", &[&count, &last_axis], vec![]);
-                let time = self.length_of_axis(x(1), 2);
-                let time = self.node("Squeeze", &[&time], vec![]);
-                let (zero, step) = (self.integers_shaped(vec![], &[0]), self.integers_shaped(vec![], &[1]));
-                let positions = self.node("Range", &[&zero, &time, &step], vec![]);
+                let positions = self.positions(x(1));
                 let below = self.node("Less", &[&positions, &count], vec![]);
                 self.node("Cast", &[&below], vec![int("to", pb::FLOAT as i64)])
+            }
+            Op::Edge { last } => {
+                let half = self.floats("half", vec![1], &[0.5]);
+                let above = self.node("Greater", &[x(0), &half], vec![]);
+                let above = self.node("Cast", &[&above], vec![int("to", pb::FLOAT as i64)]);
+                let which = vec![int("axis", 1), int("keepdims", 0), int("select_last_index", i64::from(*last))];
+                self.node("ArgMax", &[&above], which)
+            }
+            Op::Shift => {
+                let (positions, axis) = (self.positions(x(0)), self.integers(&[1]));
+                let start = self.node("Unsqueeze", &[x(1), &axis], vec![]);
+                let moved = self.node("Add", &[&positions, &start], vec![]);
+                let (length, one) = (self.length_of_axis(x(0), 2), self.integers(&[1]));
+                let end = self.node("Sub", &[&length, &one], vec![]);
+                let moved = self.node("Min", &[&moved, &end], vec![]);
+                let moved = self.node("Unsqueeze", &[&moved, &axis], vec![]);
+                let shape = self.node("Shape", &[x(0)], vec![]);
+                let moved = self.node("Expand", &[&moved, &shape], vec![]);
+                self.node("GatherElements", &[x(0), &moved], vec![int("axis", 2)])
             }
             Op::ToFloat => self.node("Cast", &[x(0)], vec![int("to", pb::FLOAT as i64)]),
             Op::L2Normalize => {
@@ -218,13 +248,25 @@ impl Writer<'_> {
                 let bytes: Vec<i8> = Vec::try_from(q.bytes.flatten(0, -1))?;
                 let raw = bytes.iter().map(|b| *b as u8).collect();
                 let stored = self.tensor(&format!("{name}.int8"), tensor.size(), pb::INT8, raw);
-                let scale = self.floats(&format!("{name}.scale"), q.scale.size(), &Vec::<f32>::try_from(q.scale.to_kind(TorchKind::Float).flatten(0, -1))?);
+                let scale = self.floats(
+                    &format!("{name}.scale"),
+                    q.scale.size(),
+                    &Vec::<f32>::try_from(q.scale.to_kind(TorchKind::Float).flatten(0, -1))?,
+                );
                 let cast = self.node("Cast", &[&stored], vec![int("to", pb::FLOAT as i64)]);
                 self.node("Mul", &[&cast, &scale], vec![])
             }
         };
         self.known.insert(name.into(), stored.clone());
         Ok(stored)
+    }
+
+    /// 0, 1, 2, ... up to the length of the last of three axes.
+    fn positions(&mut self, of: &str) -> String {
+        let time = self.length_of_axis(of, 2);
+        let time = self.node("Squeeze", &[&time], vec![]);
+        let (zero, step) = (self.integers_shaped(vec![], &[0]), self.integers_shaped(vec![], &[1]));
+        self.node("Range", &[&zero, &time, &step], vec![])
     }
 
     fn length_of_axis(&mut self, of: &str, axis: i64) -> String {
@@ -258,7 +300,13 @@ impl Writer<'_> {
 
     fn tensor(&mut self, name: &str, dims: Vec<i64>, data_type: i32, raw_data: Vec<u8>) -> String {
         if self.out.initializer.iter().all(|t| t.name != name) {
-            self.out.initializer.push(pb::TensorMessage { dims, data_type, float_data: vec![], name: name.into(), raw_data });
+            self.out.initializer.push(pb::TensorMessage {
+                dims,
+                data_type,
+                float_data: vec![],
+                name: name.into(),
+                raw_data,
+            });
         }
         name.into()
     }

@@ -9,8 +9,8 @@ use tch::{Kind, Tensor, no_grad};
 
 use crate::config::Config;
 use crate::data::Clip;
-use crate::data::splits::{Speakers, Split};
 use crate::data::manifest;
+use crate::data::splits::{Speakers, Split};
 use crate::nets::log_mel::SAMPLE_RATE;
 use crate::progress::Progress;
 use crate::prompts::Prompts;
@@ -49,7 +49,10 @@ pub fn list(config: &Config, prompts: &Prompts) -> Result<Vec<Listed>> {
         let trained = config.data.train.contains(corpus);
         let roles = if trained { Speakers::read(&config.data.splits, corpus)? } else { Speakers::default() };
         if trained && !roles.trainable() {
-            anyhow::bail!("data.train names {corpus} but {}/{corpus}.csv gives it no training speaker", config.data.splits.display());
+            anyhow::bail!(
+                "data.train names {corpus} but {}/{corpus}.csv gives it no training speaker",
+                config.data.splits.display()
+            );
         }
         let clips = manifest::read(corpus, &config.data.root.join(corpus), prompts)?;
         all.extend(clips.into_iter().map(|clip| Listed { split: roles.role(&clip.speaker), clip }));
@@ -70,7 +73,7 @@ pub fn open(config: &Config, form: Form) -> Result<Store> {
     let tower = config.speech.cached_tower();
     // Only what decides the numbers: adding a corpus or more copies continues the same cache.
     let recipe = json!({"weights": config.speech.weights, "int8": config.speech.int8, "whisper": tower.whisper, "layers": tower.layers,
-        "gate": tower.gate, "level": tower.level, "seed": config.seed, "shortest": config.data.shortest, "longest": config.data.longest});
+        "gate": tower.gate, "trim": tower.trim, "level": tower.level, "seed": config.seed, "shortest": config.data.shortest, "longest": config.data.longest});
     Store::open(&folder(config, form), &serde_json::to_string_pretty(&recipe)?)
 }
 
@@ -100,7 +103,12 @@ pub fn prepare(config: &Config, form: Form) -> Result<usize> {
     Ok(todo.len())
 }
 
-fn features(config: &Config, form: Form, params: &Params, batch: &[(&Listed, Variant)]) -> Result<Vec<(Entry, Vec<f32>)>> {
+fn features(
+    config: &Config,
+    form: Form,
+    params: &Params,
+    batch: &[(&Listed, Variant)],
+) -> Result<Vec<(Entry, Vec<f32>)>> {
     let mut decoded: BTreeMap<PathBuf, Vec<f32>> = BTreeMap::new();
     let mut waveforms = vec![];
     for (listed, variant) in batch {
@@ -144,7 +152,11 @@ fn features(config: &Config, form: Form, params: &Params, batch: &[(&Listed, Var
         };
         let row = Vec::<f32>::try_from(row.contiguous())?;
         let sound = row.iter().all(|v| v.is_finite());
-        anyhow::ensure!(sound, "{}: the encoder gave a number that is not finite", batch[n as usize].0.clip.path.display());
+        anyhow::ensure!(
+            sound,
+            "{}: the encoder gave a number that is not finite",
+            batch[n as usize].0.clip.path.display()
+        );
         Ok(row)
     };
     (0..batch.len()).map(|n| Ok((entry(n), values(n).context("features of a batch")?))).collect()

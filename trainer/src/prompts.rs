@@ -108,7 +108,8 @@ impl Prompts {
 
     /// The styles a corpus label stands for: one, or several when it lists them with commas; `None` when unknown.
     pub fn concepts_of_label(&self, label: &str) -> Option<Vec<String>> {
-        let known = |part: &str| self.labels.get(part.trim().to_lowercase().as_str()).map(|n| self.styles[*n].name.clone());
+        let known =
+            |part: &str| self.labels.get(part.trim().to_lowercase().as_str()).map(|n| self.styles[*n].name.clone());
         known(label).map(|one| vec![one]).or_else(|| label.split(',').map(known).collect())
     }
 
@@ -168,13 +169,17 @@ impl Prompts {
     }
 
     fn style(&self, name: &str) -> &Style {
-        self.styles.iter().find(|s| s.name == name).unwrap_or_else(|| panic!("the style {name:?} is not in the prompt file"))
+        self.styles
+            .iter()
+            .find(|s| s.name == name)
+            .unwrap_or_else(|| panic!("the style {name:?} is not in the prompt file"))
     }
 }
 
 /// Styles that say how the voice is used rather than what the speaker feels.
 fn manner(style: &str) -> bool {
-    ["whispering", "fast", "slow", "projected", "soft", "singing", "high-pitched", "low-pitched", "laughing"].contains(&style)
+    ["whispering", "fast", "slow", "projected", "soft", "singing", "high-pitched", "low-pitched", "laughing"]
+        .contains(&style)
 }
 
 fn phrases<'a>(style: &'a Style, side: Side, form: &str) -> &'a [String] {

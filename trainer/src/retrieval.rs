@@ -68,7 +68,13 @@ pub fn judge(scores: &[f32], relevant: &[bool]) -> Quality {
         q.recall_10 += at_most(others, above, drawn, 9);
     }
     let n = positives as f64;
-    Quality { recall_1: q.recall_1 / n, recall_5: q.recall_5 / n, recall_10: q.recall_10 / n, precision: q.precision / n, first: q.first }
+    Quality {
+        recall_1: q.recall_1 / n,
+        recall_5: q.recall_5 / n,
+        recall_10: q.recall_10 / n,
+        precision: q.precision / n,
+        first: q.first,
+    }
 }
 
 /// What a random ranking would get.
@@ -132,7 +138,8 @@ mod tests {
         let mut hits = 0;
         for _ in 0..trials {
             let positive = scores[good[random.random_range(0..good.len())]];
-            let above = sample(&mut random, bad.len(), DISTRACTORS).iter().filter(|b| scores[bad[*b]] > positive).count();
+            let above =
+                sample(&mut random, bad.len(), DISTRACTORS).iter().filter(|b| scores[bad[*b]] > positive).count();
             hits += usize::from(above < 5);
         }
         let got = judge(&scores, &relevant).recall_5;

@@ -24,7 +24,8 @@ pub fn weights(training: &Training, entries: &[Entry]) -> Vec<f64> {
         *classes.entry((group(e), e.class())).or_insert(0.0) += 1.0;
         *corpora.entry(&e.corpus).or_insert(0.0) += 1.0;
     }
-    let raw: Vec<f64> = entries.iter().map(|e| f64::powf(classes[&(group(e), e.class())], -training.class_balance)).collect();
+    let raw: Vec<f64> =
+        entries.iter().map(|e| f64::powf(classes[&(group(e), e.class())], -training.class_balance)).collect();
     let mut totals = BTreeMap::new();
     entries.iter().zip(&raw).for_each(|(e, w)| *totals.entry(group(e)).or_insert(0.0) += w);
     let corpus = |name: &String| {
@@ -75,7 +76,12 @@ mod tests {
     }
 
     fn shares(training: &Training) -> BTreeMap<String, f64> {
-        let counts = [("big", "a", "original", 800), ("big", "b", "original", 100), ("small", "a", "original", 90), ("small", "c", "made-c", 10)];
+        let counts = [
+            ("big", "a", "original", 800),
+            ("big", "b", "original", 100),
+            ("small", "a", "original", 90),
+            ("small", "c", "made-c", 10),
+        ];
         let entries: Vec<Entry> =
             counts.iter().flat_map(|(c, s, v, n)| std::iter::repeat_n(entry(c, s, v), *n)).collect();
         let sampler = Sampler::new(&weights(training, &entries));

@@ -45,7 +45,8 @@ pub fn pooled(config: &Config, encoder: &Encoder<'_>, texts: &[String]) -> Resul
         Encoder::Published => (encoders::text(config)?, &config.text.tower.bert, &config.text.tokenizer),
         Encoder::Tuned => (tune_text::load(config)?, &config.text.tower.bert, &config.text.tokenizer),
         Encoder::Teacher(t) => {
-            let loaded = weights::text::load(weights::read_tensors(&weights::resolve(&t.weights))?, &t.bert, &[], ENCODER)?;
+            let loaded =
+                weights::text::load(weights::read_tensors(&weights::resolve(&t.weights))?, &t.bert, &[], ENCODER)?;
             (loaded, &t.bert, &t.tokenizer)
         }
     };
@@ -68,7 +69,8 @@ pub fn pooled(config: &Config, encoder: &Encoder<'_>, texts: &[String]) -> Resul
     progress.finish();
     let rows: Vec<Tensor> = rows.into_iter().flatten().collect();
     let features = Tensor::stack(&rows, 0);
-    Tensor::write_safetensors(&[("features", &features)], &file).with_context(|| format!("cannot write {}", file.display()))?;
+    Tensor::write_safetensors(&[("features", &features)], &file)
+        .with_context(|| format!("cannot write {}", file.display()))?;
     Ok(features)
 }
 
@@ -78,11 +80,17 @@ fn cache_file(config: &Config, encoder: &Encoder<'_>, texts: &[String]) -> Resul
     let mut hash = Sha256::new();
     match encoder {
         Encoder::Published => {
-            hash.update(serde_json::to_vec(&(&config.text.weights, &config.text.keep, config.text.int8, &config.text.tower.bert))?);
+            hash.update(serde_json::to_vec(&(
+                &config.text.weights,
+                &config.text.keep,
+                config.text.int8,
+                &config.text.tower.bert,
+            ))?);
         }
         Encoder::Tuned => {
             let written = std::fs::metadata(tune_text::file(config)).and_then(|m| m.modified());
-            let written = written.context("the text tower is not tuned yet; run `esr-trainer tune-text` with this config first")?;
+            let written = written
+                .context("the text tower is not tuned yet; run `esr-trainer tune-text` with this config first")?;
             hash.update(format!("tuned {written:?}"));
         }
         Encoder::Teacher(t) => hash.update(serde_json::to_vec(&(&t.weights, &t.bert))?),

@@ -17,8 +17,9 @@ pub struct TextTokenizer {
 impl TextTokenizer {
     /// Reads `tokenizer.json`, or a `vocab.txt` of an uncased BERT.
     pub fn read(path: &Path, max_tokens: usize) -> Result<Self> {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read the tokenizer {}; scripts/fetch-weights.sh downloads it", path.display()))?;
+        let text = std::fs::read_to_string(path).with_context(|| {
+            format!("cannot read the tokenizer {}; scripts/fetch-weights.sh downloads it", path.display())
+        })?;
         let is_json = path.extension().is_some_and(|e| e == "json");
         let mut value: Value = if is_json { serde_json::from_str(&text)? } else { wordpiece(&text)? };
         value["padding"] = Value::Null;
@@ -54,7 +55,8 @@ impl TextTokenizer {
 }
 
 fn wordpiece(vocabulary: &str) -> Result<Value> {
-    let vocab: serde_json::Map<String, Value> = vocabulary.lines().enumerate().map(|(id, w)| (w.to_string(), json!(id))).collect();
+    let vocab: serde_json::Map<String, Value> =
+        vocabulary.lines().enumerate().map(|(id, w)| (w.to_string(), json!(id))).collect();
     let special = |name: &str| vocab.get(name).cloned().with_context(|| format!("the vocabulary has no {name}"));
     let (cls, sep) = (special("[CLS]")?, special("[SEP]")?);
     let added: Vec<Value> = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

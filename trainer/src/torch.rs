@@ -20,7 +20,12 @@ pub fn run(graph: &Graph, params: &Params, inputs: &[(&str, &Tensor)], training:
     let mut values: Vec<Option<Tensor>> = Vec::with_capacity(nodes.len());
     for (i, node) in nodes.iter().enumerate() {
         let x = |n: usize| values[node.inputs[n]].as_ref().expect("operands are alive until their last use");
-        let fixed = || node.shape.iter().map(|d| if let crate::graph::Dim::Fixed(n) = d { *n as i64 } else { 1 }).collect::<Vec<_>>();
+        let fixed = || {
+            node.shape
+                .iter()
+                .map(|d| if let crate::graph::Dim::Fixed(n) = d { *n as i64 } else { 1 })
+                .collect::<Vec<_>>()
+        };
         let y = match &node.op {
             Op::Input { name, .. } => find(inputs, name).shallow_clone(),
             Op::Param { name } => {
@@ -55,7 +60,9 @@ pub fn run(graph: &Graph, params: &Params, inputs: &[(&str, &Tensor)], training:
                 Function::Log => x(0).log(),
             },
             Op::Softmax => x(0).softmax(-1, TorchKind::Float),
-            Op::Reduce { fold: Fold::Sum, axis } => x(0).sum_dim_intlist([*axis as i64].as_slice(), true, TorchKind::Float),
+            Op::Reduce { fold: Fold::Sum, axis } => {
+                x(0).sum_dim_intlist([*axis as i64].as_slice(), true, TorchKind::Float)
+            }
             Op::Reduce { fold: Fold::Max, axis } => x(0).amax([*axis as i64].as_slice(), true),
             Op::SplitHeads { heads } => {
                 let s = x(0).size();
@@ -71,7 +78,24 @@ pub fn run(graph: &Graph, params: &Params, inputs: &[(&str, &Tensor)], training:
             Op::Unsqueeze { axis } => x(0).unsqueeze(*axis as i64),
             Op::Squeeze { axis } => x(0).squeeze_dim(*axis as i64),
             Op::Concat => Tensor::cat(&(0..node.inputs.len()).map(x).collect::<Vec<_>>(), -1),
-            Op::Valid { steps } => valid(x(0), x(1).size()[2], steps),
+            Op::Valid { steps } => {
+                let length = if node.inputs.len() == 3 { x(0) - x(2) } else { x(0).shallow_clone() };
+                valid(&length, x(1).size()[2], steps)
+            }
+            Op::Edge { last } => {
+                let (above, end) = (x(0).gt(0.5).to_kind(TorchKind::Int64), x(0).size()[1] - 1);
+                let before = |v: Tensor| {
+                    let none_yet: Tensor = 1 - v;
+                    let none_yet = none_yet.cumprod(1, TorchKind::Int64);
+                    none_yet.sum_dim_intlist([1i64].as_slice(), false, TorchKind::Int64)
+                };
+                if *last { end - before(above.flip([1])) } else { before(above) }
+            }
+            Op::Shift => {
+                let size = x(0).size();
+                let positions = Tensor::arange(size[2], (TorchKind::Int64, device)).unsqueeze(0) + x(1).unsqueeze(1);
+                x(0).gather(2, &positions.clamp_max(size[2] - 1).unsqueeze(1).expand(size, false), false)
+            }
             Op::ToFloat => x(0).to_kind(TorchKind::Float),
             Op::L2Normalize => {
                 let square: Tensor = x(0) * x(0);
@@ -105,5 +129,9 @@ fn relative_bias(table: &Tensor, time: usize, max_distance: usize) -> Tensor {
     let rows = (0..time).flat_map(|i| (0..time).map(move |j| (i, j)));
     let ids: Vec<i64> = rows.map(|(i, j)| relative_bucket(i, j, buckets, max_distance) as i64).collect();
     let n = time as i64;
-    table.index_select(0, &Tensor::from_slice(&ids).to_device(table.device())).view([n, n, -1]).permute([2, 0, 1]).unsqueeze(0)
+    table
+        .index_select(0, &Tensor::from_slice(&ids).to_device(table.device()))
+        .view([n, n, -1])
+        .permute([2, 0, 1])
+        .unsqueeze(0)
 }

@@ -64,12 +64,17 @@ pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()>
     let t = &config.training;
     let prompts = Prompts::read(&config.data.prompts)?;
     let (entries, validation, mut speech) = load_speech(config)?;
-    ensure!(!entries.is_empty(), "the feature cache has no training clips; run `esr-trainer prepare` with this config first");
-    let styles: Vec<String> = entries.iter().flat_map(|e| e.styles.clone()).collect::<BTreeSet<_>>().into_iter().collect();
+    ensure!(
+        !entries.is_empty(),
+        "the feature cache has no training clips; run `esr-trainer prepare` with this config first"
+    );
+    let styles: Vec<String> =
+        entries.iter().flat_map(|e| e.styles.clone()).collect::<BTreeSet<_>>().into_iter().collect();
     let table = prompt_table(config, &prompts, &entries)?;
 
     let text_graph = config.text.tower.record_head(config.dimension);
-    let (class_graph, judge_graph) = (head_graph("classifier", config.dimension, styles.len()), head_graph("discriminator", config.dimension, 2));
+    let (class_graph, judge_graph) =
+        (head_graph("classifier", config.dimension, styles.len()), head_graph("discriminator", config.dimension, 2));
     let written = serde_json::to_string(config)?;
     let known = if restart { None } else { Checkpoint::load(&config.data.work, Some(&written))? };
     let fresh = known.is_none();
@@ -80,7 +85,11 @@ pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()>
             let mut params = Params::new();
             if let Speech::Frames { graph, .. } = &speech {
                 let wanted: BTreeSet<String> = graph.params().into_iter().map(|(n, _)| n).collect();
-                params.extend(encoders::speech(config, config.speech.tower.last())?.into_iter().filter(|(n, _)| wanted.contains(n)));
+                params.extend(
+                    encoders::speech(config, config.speech.tower.last())?
+                        .into_iter()
+                        .filter(|(n, _)| wanted.contains(n)),
+                );
             }
             for graph in [speech.graph(), &text_graph, &class_graph, &judge_graph] {
                 initialise(graph, &mut params);
@@ -100,7 +109,10 @@ pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()>
     };
     for (name, tensor) in &state.params {
         let tuned = config.text.tuning.is_some() && name.starts_with("text.head.");
-        let fixed = tuned || name.ends_with(".mean") || name.ends_with("head.scale") || (name == "log_temperature" && !t.learn_temperature);
+        let fixed = tuned
+            || name.ends_with(".mean")
+            || name.ends_with("head.scale")
+            || (name == "log_temperature" && !t.learn_temperature);
         let _ = tensor.set_requires_grad(!fixed);
     }
 
@@ -125,7 +137,8 @@ pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()>
         let mut line = Metrics { epoch, ..Metrics::default() };
         for step in 0..steps {
             let rows: Vec<usize> = (0..t.batch).map(|_| sampler.draw(&mut random)).collect();
-            let chosen: Vec<usize> = rows.iter().map(|r| draw_prompt(&entries[*r], &table, t.pair_prompts, &mut random)).collect();
+            let chosen: Vec<usize> =
+                rows.iter().map(|r| draw_prompt(&entries[*r], &table, t.pair_prompts, &mut random)).collect();
             let (raw, embedding) = speech.embed(&rows, &state.params, t.feature_noise);
             let features = table.features.index_select(0, &indices(&chosen));
             let text = run(&text_graph, &state.params, &[("pooled", &features)], true);
@@ -145,26 +158,40 @@ pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()>
             if t.alignment > 0.0 {
                 let target = class_targets(rows.iter().map(|r| &entries[*r]), &table, &text_graph, &state.params);
                 let cosine: Tensor = &embedding * target;
-                let term: Tensor = 1.0 - cosine.sum_dim_intlist([1i64].as_slice(), false, Kind::Float).mean(Kind::Float);
+                let term: Tensor =
+                    1.0 - cosine.sum_dim_intlist([1i64].as_slice(), false, Kind::Float).mean(Kind::Float);
                 line.alignment += term.double_value(&[]) / steps as f64;
                 loss = loss + term * t.alignment;
             }
             if epoch >= t.contrastive_from {
-                let positives = t.multi_positive.then(|| positives(rows.iter().map(|r| &entries[*r]), chosen.iter().map(|p| &table.styles[*p])));
+                let positives = t
+                    .multi_positive
+                    .then(|| positives(rows.iter().map(|r| &entries[*r]), chosen.iter().map(|p| &table.styles[*p])));
                 let apart = (t.domains.len() > 1).then(|| hide_pairs(&domains));
-                let term = contrastive(&embedding, &text["embedding"], &temperature, positives.as_ref(), apart.as_ref());
+                let term =
+                    contrastive(&embedding, &text["embedding"], &temperature, positives.as_ref(), apart.as_ref());
                 line.contrastive += term.double_value(&[]) / steps as f64;
                 loss = loss + term * t.contrastive;
             }
             if epoch >= t.discriminator_from && t.discriminator > 0.0 {
-                let judged = |x: &Tensor| run(&judge_graph, &state.params, &[("x", &reverse_gradient(x, 1.0))], true)["logits"].shallow_clone();
+                let judged = |x: &Tensor| {
+                    run(&judge_graph, &state.params, &[("x", &reverse_gradient(x, 1.0))], true)["logits"]
+                        .shallow_clone()
+                };
                 let term = modality(&judged(&embedding), &judged(&text["embedding"]));
                 line.discriminator += term.double_value(&[]) / steps as f64;
                 loss = loss + term * t.discriminator;
             }
-            ensure!(loss.double_value(&[]).is_finite(), "the loss is not finite in epoch {epoch}, step {step}; lower training.rate");
+            ensure!(
+                loss.double_value(&[]).is_finite(),
+                "the loss is not finite in epoch {epoch}, step {step}; lower training.rate"
+            );
             loss.backward();
-            let fade = if t.cosine { 0.5 + 0.5 * (std::f64::consts::PI * (epoch * steps + step) as f64 / (t.epochs * steps) as f64).cos() } else { 1.0 };
+            let fade = if t.cosine {
+                0.5 + 0.5 * (std::f64::consts::PI * (epoch * steps + step) as f64 / (t.epochs * steps) as f64).cos()
+            } else {
+                1.0
+            };
             state.optimiser.step(&state.params, |name| fade * rate(config, name));
             average(&mut state, t.average);
             progress.advance(1);
@@ -174,7 +201,11 @@ pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()>
         if state.epoch % 5 == 0 || state.epoch == t.epochs {
             line.validation = validate(config, &prompts, &validation, &state)?;
         }
-        progress.remark(format!("steps, loss {:.3}, validation {:.3}", line.contrastive + line.alignment, line.validation.unwrap_or(f64::NAN)));
+        progress.remark(format!(
+            "steps, loss {:.3}, validation {:.3}",
+            line.contrastive + line.alignment,
+            line.validation.unwrap_or(f64::NAN)
+        ));
         writeln!(metrics, "{}", serde_json::to_string(&line)?)?;
         if state.epoch % t.checkpoint_every.max(1) == 0 || state.epoch == last {
             state.save(&config.data.work, &written)?;
@@ -197,7 +228,11 @@ impl Speech {
             Self::Pooled { features, graph } => {
                 let mut x = features.index_select(0, &indices(rows));
                 if noise > 0.0 {
-                    let spread = if let Some(scale) = params.get("speech.head.scale") { 1.0 / scale } else { x.std_dim([0i64].as_slice(), false, true) };
+                    let spread = if let Some(scale) = params.get("speech.head.scale") {
+                        1.0 / scale
+                    } else {
+                        x.std_dim([0i64].as_slice(), false, true)
+                    };
                     x = &x + x.randn_like() * spread * noise;
                 }
                 run(graph, params, &[("pooled", &x)], true)
@@ -205,8 +240,10 @@ impl Speech {
             Self::Frames { mel, frames, width, graph } => {
                 let chosen: Vec<&Tensor> = rows.iter().map(|r| &frames[*r]).collect();
                 let longest = chosen.iter().map(|f| f.size()[0]).max().unwrap_or(0);
-                let padded: Vec<Tensor> =
-                    chosen.iter().map(|f| f.to_kind(Kind::Float).constant_pad_nd([0, 0, 0, longest - f.size()[0]])).collect();
+                let padded: Vec<Tensor> = chosen
+                    .iter()
+                    .map(|f| f.to_kind(Kind::Float).constant_pad_nd([0, 0, 0, longest - f.size()[0]]))
+                    .collect();
                 let lengths: Vec<i64> = chosen.iter().map(|f| f.size()[0]).collect();
                 let joined = Tensor::stack(&padded, 0);
                 let (x, weight) = (joined.narrow(2, 0, *width), joined.select(2, *width));
@@ -216,7 +253,8 @@ impl Speech {
                 run(graph, params, &[("frames", &x), ("mask", &mask), ("weight", &weight), ("mel", &mel)], true)
             }
         };
-        let take = |out: &mut BTreeMap<String, Tensor>, name: &str| out.remove(name).expect("head graphs name their outputs");
+        let take =
+            |out: &mut BTreeMap<String, Tensor>, name: &str| out.remove(name).expect("head graphs name their outputs");
         (take(&mut out, "raw"), take(&mut out, "embedding"))
     }
 }
@@ -282,21 +320,28 @@ fn draw_prompt(entry: &Entry, table: &PromptTable, pairs: f64, random: &mut ChaC
 
 /// `[batch, classes]`: one where a clip has a style.
 fn marks<'a>(entries: impl Iterator<Item = &'a Entry>, styles: &[String]) -> Tensor {
-    let flat: Vec<f32> = entries.flat_map(|e| styles.iter().map(|s| f32::from(u8::from(e.styles.contains(s))))).collect();
+    let flat: Vec<f32> =
+        entries.flat_map(|e| styles.iter().map(|s| f32::from(u8::from(e.styles.contains(s))))).collect();
     Tensor::from_slice(&flat).view([-1, styles.len() as i64])
 }
 
 /// `[batch, batch]`: one where a prompt describes a clip, that is, names only styles the clip has.
-fn positives<'a>(entries: impl Iterator<Item = &'a Entry>, prompts: impl Iterator<Item = &'a BTreeSet<String>> + Clone) -> Tensor {
+fn positives<'a>(
+    entries: impl Iterator<Item = &'a Entry>,
+    prompts: impl Iterator<Item = &'a BTreeSet<String>> + Clone,
+) -> Tensor {
     let describes = |e: &Entry, p: &BTreeSet<String>| p.iter().all(|s| e.styles.contains(s));
     let n = prompts.clone().count() as i64;
-    let flat: Vec<f32> = entries.flat_map(|e| prompts.clone().map(move |p| f32::from(u8::from(describes(e, p))))).collect();
+    let flat: Vec<f32> =
+        entries.flat_map(|e| prompts.clone().map(move |p| f32::from(u8::from(describes(e, p))))).collect();
     Tensor::from_slice(&flat).view([-1, n])
 }
 
 /// Unit text embeddings of the styles: the projection of the mean features of each style's prompts.
 fn class_texts(table: &PromptTable, styles: &[String], graph: &Graph, params: &Params) -> Tensor {
-    let mean = |s: &String| table.features.index_select(0, &indices(&table.of_class[s])).mean_dim([0i64].as_slice(), false, Kind::Float);
+    let mean = |s: &String| {
+        table.features.index_select(0, &indices(&table.of_class[s])).mean_dim([0i64].as_slice(), false, Kind::Float)
+    };
     let features = Tensor::stack(&styles.iter().map(mean).collect::<Vec<_>>(), 0);
     run(graph, params, &[("pooled", &features)], true)["embedding"].shallow_clone()
 }
@@ -330,18 +375,25 @@ fn domains_of(config: &Config, entries: &[Entry], style: &str) -> Vec<usize> {
 
 /// `[batch, classes]`: very low where a class does not occur in a clip's group.
 fn hide(clips: &[usize], classes: &[Vec<usize>]) -> Tensor {
-    let flat: Vec<f32> = clips.iter().flat_map(|d| classes.iter().map(move |c| if c.contains(d) { 0.0 } else { -1e4 })).collect();
+    let flat: Vec<f32> =
+        clips.iter().flat_map(|d| classes.iter().map(move |c| if c.contains(d) { 0.0 } else { -1e4 })).collect();
     Tensor::from_slice(&flat).view([clips.len() as i64, classes.len() as i64])
 }
 
 /// `[batch, batch]`: very low where two clips are of different groups.
 fn hide_pairs(clips: &[usize]) -> Tensor {
-    let flat: Vec<f32> = clips.iter().flat_map(|a| clips.iter().map(move |b| if a == b { 0.0 } else { -1e4 })).collect();
+    let flat: Vec<f32> =
+        clips.iter().flat_map(|a| clips.iter().map(move |b| if a == b { 0.0 } else { -1e4 })).collect();
     Tensor::from_slice(&flat).view([clips.len() as i64, clips.len() as i64])
 }
 
 /// The unit mean text embedding of each entry's class; no gradient flows into the text side.
-fn class_targets<'a>(entries: impl Iterator<Item = &'a Entry>, table: &PromptTable, graph: &Graph, params: &Params) -> Tensor {
+fn class_targets<'a>(
+    entries: impl Iterator<Item = &'a Entry>,
+    table: &PromptTable,
+    graph: &Graph,
+    params: &Params,
+) -> Tensor {
     let mut known: BTreeMap<String, Tensor> = BTreeMap::new();
     let rows: Vec<Tensor> = entries
         .map(|e| {
@@ -392,15 +444,22 @@ fn average(state: &mut Checkpoint, share: f64) {
 }
 
 /// Mean average precision over corpora and their styles, on validation speakers with training prompts.
-fn validate(config: &Config, prompts: &Prompts, data: &Option<(Vec<Entry>, Tensor)>, state: &Checkpoint) -> Result<Option<f64>> {
+fn validate(
+    config: &Config,
+    prompts: &Prompts,
+    data: &Option<(Vec<Entry>, Tensor)>,
+    state: &Checkpoint,
+) -> Result<Option<f64>> {
     let Some((entries, features)) = data else { return Ok(None) };
     let mut params: Params = state.params.iter().map(|(k, t)| (k.clone(), t.shallow_clone())).collect();
     params.extend(state.average.iter().map(|(k, t)| (k.clone(), t.shallow_clone())));
-    let (speech, text) = (config.speech.tower.record_head(config.dimension), config.text.tower.record_head(config.dimension));
+    let (speech, text) =
+        (config.speech.tower.record_head(config.dimension), config.text.tower.record_head(config.dimension));
     let embedding = no_grad(|| run(&speech, &params, &[("pooled", features)], false)["embedding"].shallow_clone());
     let mut all = vec![];
     for corpus in &config.data.train {
-        let rows: Vec<usize> = (0..entries.len()).filter(|n| entries[*n].corpus == *corpus && entries[*n].variant == "original").collect();
+        let rows: Vec<usize> =
+            (0..entries.len()).filter(|n| entries[*n].corpus == *corpus && entries[*n].variant == "original").collect();
         let classes: BTreeSet<Vec<String>> = rows.iter().map(|n| entries[*n].styles.clone()).collect();
         if classes.len() < 2 {
             continue;
@@ -408,7 +467,13 @@ fn validate(config: &Config, prompts: &Prompts, data: &Option<(Vec<Entry>, Tenso
         let clips = embedding.index_select(0, &indices(&rows));
         for class in classes {
             let features = text_features(config, &prompts.of_class(&class, Side::Train))?;
-            let texts = no_grad(|| run(&text, &params, &[("pooled", &features)], false)["embedding"].mean_dim([0i64].as_slice(), false, Kind::Float));
+            let texts = no_grad(|| {
+                run(&text, &params, &[("pooled", &features)], false)["embedding"].mean_dim(
+                    [0i64].as_slice(),
+                    false,
+                    Kind::Float,
+                )
+            });
             let scores = Vec::<f32>::try_from(clips.matmul(&texts))?;
             let relevant: Vec<bool> = rows.iter().map(|n| entries[*n].styles == class).collect();
             all.push(judge(&scores, &relevant));

@@ -34,8 +34,9 @@ pub fn file(config: &Config) -> PathBuf {
 /// The tuned text tower: encoder, head and bank.
 pub fn load(config: &Config) -> Result<Params> {
     let file = file(config);
-    let named = Tensor::read_safetensors(&file)
-        .with_context(|| format!("cannot read {}; run `esr-trainer tune-text` with this config first", file.display()))?;
+    let named = Tensor::read_safetensors(&file).with_context(|| {
+        format!("cannot read {}; run `esr-trainer tune-text` with this config first", file.display())
+    })?;
     let mut params: Params = named.into_iter().collect();
     let tuning = config.text.tuning.as_ref().context("the config has no [text.tuning]")?;
     let keys = params.get("text.head.keys").context("the tuned text tower has no bank")?;
@@ -50,11 +51,17 @@ pub fn tune_text(config: &Config) -> Result<()> {
     let bank = config.text.tower.bank.as_ref().context("tuning needs text.tower.bank")?;
     let prompts = Prompts::read(&config.data.prompts)?;
     let styles: Vec<String> = prompts.styles().map(String::from).collect();
-    ensure!(styles.len() == bank.styles, "text.tower.bank.styles is {}, the prompt file has {} styles", bank.styles, styles.len());
+    ensure!(
+        styles.len() == bank.styles,
+        "text.tower.bank.styles is {}, the prompt file has {} styles",
+        bank.styles,
+        styles.len()
+    );
     let mut random = ChaCha8Rng::seed_from_u64(config.seed);
 
     // Texts with a style, a sample of them for the teacher, and other words for the teacher.
-    let of_style: Vec<Vec<String>> = styles.iter().map(|s| prompts.of_class(std::slice::from_ref(s), Side::Train)).collect();
+    let of_style: Vec<Vec<String>> =
+        styles.iter().map(|s| prompts.of_class(std::slice::from_ref(s), Side::Train)).collect();
     let mut taught: Vec<String> = vec![];
     let mut owners: Vec<i64> = vec![];
     for (n, own) in of_style.iter().enumerate() {
@@ -110,7 +117,10 @@ pub fn tune_text(config: &Config) -> Result<()> {
         let placed = out["direction"].narrow(0, half as i64, half as i64);
         let target = targets.index_select(0, &Tensor::from_slice(&rows));
         let cosine: Tensor = placed * &target;
-        let seen = soft_cross_entropy(&out["logits"].narrow(0, half as i64, half as i64), &(target.matmul(&keys.transpose(0, 1)) * f64::from(bank.sharpness)).softmax(1, Kind::Float));
+        let seen = soft_cross_entropy(
+            &out["logits"].narrow(0, half as i64, half as i64),
+            &(target.matmul(&keys.transpose(0, 1)) * f64::from(bank.sharpness)).softmax(1, Kind::Float),
+        );
         let placing: Tensor = 1.0 - cosine.sum_dim_intlist([1i64].as_slice(), false, Kind::Float).mean(Kind::Float);
         let loss: Tensor = naming * tuning.naming + placing * tuning.placing + seen * tuning.agreeing;
         ensure!(loss.double_value(&[]).is_finite(), "the loss is not finite in step {step}; lower text.tuning.rate");
@@ -126,7 +136,8 @@ pub fn tune_text(config: &Config) -> Result<()> {
         params = encoders::round(params.into_iter().map(|(k, t)| (k, t.detach())).collect());
     }
     let named: Vec<(String, Tensor)> = params.into_iter().map(|(k, t)| (k, t.detach().contiguous())).collect();
-    Tensor::write_safetensors(&named, file(config)).with_context(|| format!("cannot write {}", file(config).display()))?;
+    Tensor::write_safetensors(&named, file(config))
+        .with_context(|| format!("cannot write {}", file(config).display()))?;
     Ok(())
 }
 
@@ -174,7 +185,8 @@ fn values(keys: &Tensor, sharpen: f64, width: usize) -> Tensor {
     if sharpen == 0.0 || n > width as i64 {
         return keys.copy();
     }
-    let alike = keys.matmul(&keys.transpose(0, 1)) * (1.0 - sharpen) + Tensor::eye(n, (Kind::Float, Device::Cpu)) * sharpen;
+    let alike =
+        keys.matmul(&keys.transpose(0, 1)) * (1.0 - sharpen) + Tensor::eye(n, (Kind::Float, Device::Cpu)) * sharpen;
     let (strengths, directions) = alike.linalg_eigh("L");
     let rows = unit(&(directions * strengths.clamp_min(0.0).sqrt()));
     tch::manual_seed(77);
@@ -197,16 +209,24 @@ fn start_head(config: &Config, params: &mut Params, taught: &[String], targets: 
 }
 
 /// Words of the vocabulary that lie near the styles, and some that do not; none that occurs in a held-out phrase.
-fn words(config: &Config, prompts: &Prompts, taught: &[String], count: usize, random: &mut ChaCha8Rng) -> Result<Vec<String>> {
+fn words(
+    config: &Config,
+    prompts: &Prompts,
+    taught: &[String],
+    count: usize,
+    random: &mut ChaCha8Rng,
+) -> Result<Vec<String>> {
     let heldout: BTreeSet<String> = prompts.words(Side::Heldout);
     let tokenizer = TextTokenizer::read(&weights::resolve(&config.text.tokenizer), config.text.max_tokens)?;
     let plain = |w: &String| w.len() >= 4 && w.chars().all(|c| c.is_ascii_lowercase());
-    let mut all: Vec<String> = tokenizer.vocabulary().into_iter().filter(plain).filter(|w| !heldout.contains(w)).collect();
+    let mut all: Vec<String> =
+        tokenizer.vocabulary().into_iter().filter(plain).filter(|w| !heldout.contains(w)).collect();
     all.sort();
     if count == 0 || all.is_empty() {
         return Ok(vec![]);
     }
-    let (vocabulary, styles) = (unit(&pooled(config, &Encoder::Published, &all)?), unit(&pooled(config, &Encoder::Published, taught)?));
+    let (vocabulary, styles) =
+        (unit(&pooled(config, &Encoder::Published, &all)?), unit(&pooled(config, &Encoder::Published, taught)?));
     let nearest: Vec<f32> = Vec::try_from(vocabulary.matmul(&styles.transpose(0, 1)).amax([1i64].as_slice(), false))?;
     let mut order: Vec<usize> = (0..all.len()).collect();
     order.sort_by(|a, b| nearest[*b].total_cmp(&nearest[*a]));

@@ -115,7 +115,11 @@ fn disturb(samples: &[f32], random: &mut ChaCha8Rng) -> Vec<f32> {
     let rate = crate::nets::log_mel::SAMPLE_RATE as f32;
     let longest = (random.random_range(1.5..8.0) * rate) as usize;
     let piece = augment::crop(augment::trim(samples), longest, random);
-    let mut out = if random.random_bool(0.6) { augment::resample(piece, random.random_range(0.94..1.07)) } else { piece.to_vec() };
+    let mut out = if random.random_bool(0.6) {
+        augment::resample(piece, random.random_range(0.94..1.07))
+    } else {
+        piece.to_vec()
+    };
     if random.random_bool(0.5) {
         augment::tilt(&mut out, random.random_range(-0.3..0.3));
     }

@@ -12,10 +12,20 @@ use crate::store::Entry;
 use crate::torch::Params;
 
 /// Sets `speech.head.outer.*` so that standardised features give the ridge prediction.
-pub fn start(config: &Config, entries: &[Entry], features: &Tensor, targets: &Tensor, params: &mut Params) -> Result<()> {
-    ensure!(config.speech.tower.projection.standardise, "training.warm_start needs speech.tower.projection.standardise");
+pub fn start(
+    config: &Config,
+    entries: &[Entry],
+    features: &Tensor,
+    targets: &Tensor,
+    params: &mut Params,
+) -> Result<()> {
+    ensure!(
+        config.speech.tower.projection.standardise,
+        "training.warm_start needs speech.tower.projection.standardise"
+    );
     let t = &config.training;
-    let (mean, scale) = (params["speech.head.mean"].to_kind(Kind::Double), params["speech.head.scale"].to_kind(Kind::Double));
+    let (mean, scale) =
+        (params["speech.head.mean"].to_kind(Kind::Double), params["speech.head.scale"].to_kind(Kind::Double));
     let x = (features.to_kind(Kind::Double) - mean) * scale;
     let y = targets.to_kind(Kind::Double);
     let domain = |e: &Entry| t.domains.iter().position(|d| d.contains(&e.corpus)).unwrap_or(usize::MAX);
@@ -25,7 +35,8 @@ pub fn start(config: &Config, entries: &[Entry], features: &Tensor, targets: &Te
 
     let width = x.size()[1];
     let options = (Kind::Double, x.device());
-    let (mut normal, mut right) = (Tensor::zeros([width, width], options), Tensor::zeros([width, y.size()[1]], options));
+    let (mut normal, mut right) =
+        (Tensor::zeros([width, width], options), Tensor::zeros([width, y.size()[1]], options));
     let (mut centre, mut total) = (Tensor::zeros([1, width], options), 0.0);
     for rows in grouped.values() {
         let w: Vec<f64> = rows.iter().map(|n| weights[*n as usize]).collect();
@@ -44,7 +55,8 @@ pub fn start(config: &Config, entries: &[Entry], features: &Tensor, targets: &Te
         total += sum;
     }
     let penalty = Tensor::eye(width, options) * (normal.trace() / width as f64 * t.warm_start);
-    let map = Tensor::f_linalg_solve(&(normal + penalty), &right, true).context("the ridge equations have no solution")?;
+    let map =
+        Tensor::f_linalg_solve(&(normal + penalty), &right, true).context("the ridge equations have no solution")?;
     let bias = -(centre / total).matmul(&map).squeeze_dim(0);
     // The classifier and the contrastive loss see unit vectors, so only the directions matter; a common scale keeps the
     // weights in the range the optimiser expects.

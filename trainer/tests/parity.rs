@@ -70,7 +70,10 @@ fn shapes_and_positions() {
     check(|x| x.add_positions(x.graph().param("table", &[20, 6])));
     check(|x| x.unsqueeze(1).squeeze(1));
     check(|x| Value::concat(&[x, x * 2.0]));
-    check(|x| x.split_heads(2).matmul(x.split_heads(2).transpose()) + x.relative_bias(x.graph().param("buckets", &[8, 2]), 16, 20));
+    check(|x| {
+        x.split_heads(2).matmul(x.split_heads(2).transpose())
+            + x.relative_bias(x.graph().param("buckets", &[8, 2]), 16, 20)
+    });
     check(|x| x.transpose().conv1d(x.graph().param("k", &[4, 6, 3]), 1, 1));
     check(|x| x.transpose().conv1d(x.graph().param("k", &[4, 6, 3]), 2, 1));
     check(|x| x.transpose().pad(2, 3, Border::Zero));
@@ -89,17 +92,38 @@ fn integers_and_masks() {
     compare(&g, &[("ids", &Tensor::from_slice(&[1i64, 0, 8, 3, 3, 2]).view([2, 3]))], 1);
 
     let g = Graph::new();
+    let loud = g.input("loud", &[Dim::Batch, g.time("time")]);
+    let frames = g.input("frames", &[Dim::Batch, Dim::Fixed(2), g.time("time")]);
+    let (first, last) = (loud.edge(false), loud.edge(true));
+    g.output("moved", frames.shift(first));
+    g.output("mask", last.valid_from(first, frames, &[Step { offset: 1, divide: 1 }]));
+    g.output("first", first.to_float());
+    let loudness = Tensor::from_slice(&[0.0f32, 0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]).view([2, 5]);
+    let inputs: [(&str, &Tensor); 2] = [("loud", &loudness), ("frames", &Tensor::randn([2, 2, 5], FLOAT))];
+    compare(&g, &inputs, 2);
+    let out = run(&g, &random_params(&g, 1), &inputs, false);
+    assert_eq!(
+        Vec::<f32>::try_from(out["mask"].flatten(0, -1)).unwrap(),
+        [1.0, 1.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0]
+    );
+
+    let g = Graph::new();
     let like = g.input("like", &[Dim::Batch, Dim::Fixed(2), g.time("time")]);
     let length = g.integers("length", &[Dim::Batch]);
     g.output("mask", length.valid(like, &[Step { offset: 0, divide: 160 }, Step { offset: 1, divide: 2 }]));
     let lengths = Tensor::from_slice(&[1i64, 160, 480, 1600]);
     let inputs: [(&str, &Tensor); 2] = [("like", &Tensor::zeros([4, 2, 5], FLOAT)), ("length", &lengths)];
     compare(&g, &inputs, 1);
-    let mask = run(&g, &random_params(&g, 1), &inputs, false)["mask"].sum_dim_intlist([1i64].as_slice(), false, Kind::Float);
+    let mask =
+        run(&g, &random_params(&g, 1), &inputs, false)["mask"].sum_dim_intlist([1i64].as_slice(), false, Kind::Float);
     assert_eq!(Vec::<f32>::try_from(mask).unwrap(), [1.0, 1.0, 2.0, 5.0]);
 }
 
 fn speech(pooling: Pooling) -> SpeechTower {
+    trimming(pooling, false)
+}
+
+fn trimming(pooling: Pooling, trim: bool) -> SpeechTower {
     SpeechTower {
         whisper: Whisper { width: 16, heads: 2, positions: 200 },
         layers: vec![1, 2],
@@ -107,6 +131,7 @@ fn speech(pooling: Pooling) -> SpeechTower {
         deviation: true,
         mel: true,
         gate: 3.5,
+        trim,
         level: 0.5,
         projection: Projection { hidden: 8, dropout: 0.1, standardise: true },
     }
@@ -140,7 +165,9 @@ fn speech_towers() {
     for pooling in [Pooling::Even, Pooling::Attentive] {
         for (lengths, padding) in [(vec![8000i64], 0), (vec![16_000, 9_123, 4_801], 37), (vec![401, 12_000], 900)] {
             let (waveform, length) = voices(&lengths, padding);
-            compare(&speech(pooling).record(24), &[("waveform", &waveform), ("length", &length)], 2);
+            for trim in [false, true] {
+                compare(&trimming(pooling, trim).record(24), &[("waveform", &waveform), ("length", &length)], 2);
+            }
         }
     }
     let (waveform, length) = voices(&[9_000, 16_000], 100);
@@ -167,21 +194,48 @@ fn classifier_head() {
 
 #[test]
 fn results_do_not_depend_on_batch_mates() {
-    let graph = speech(Pooling::Even).record(24);
+    let graph = trimming(Pooling::Even, true).record(24);
     let params = random_params(&graph, 6);
     let (waveform, length) = voices(&[16_000, 7_301, 3_000], 1_234);
-    let together = run_onnx(&graph, &params, &[("waveform", &waveform), ("length", &length)], Precision::Float)["embedding"].shallow_clone();
+    let together =
+        run_onnx(&graph, &params, &[("waveform", &waveform), ("length", &length)], Precision::Float)["embedding"]
+            .shallow_clone();
     for n in 0..3 {
         let own = length.get(n).int64_value(&[]);
-        let alone = run_onnx(&graph, &params, &[("waveform", &waveform.narrow(0, n, 1).narrow(1, 0, own)), ("length", &length.narrow(0, n, 1))], Precision::Float);
+        let alone = run_onnx(
+            &graph,
+            &params,
+            &[("waveform", &waveform.narrow(0, n, 1).narrow(1, 0, own)), ("length", &length.narrow(0, n, 1))],
+            Precision::Float,
+        );
         let d = difference(&alone["embedding"], &together.narrow(0, n, 1));
         assert!(d < TOLERANCE, "clip {n} differs by {d} from itself in a batch");
     }
 }
 
 #[test]
+fn silence_around_a_clip_changes_nothing_when_it_is_trimmed() {
+    let graph = trimming(Pooling::Even, true).record(24);
+    let params = random_params(&graph, 9);
+    let (waveform, length) = voices(&[8_000], 0);
+    // Whole frames of silence, so that the analysis windows fall on the same samples; inside, far from the cut ends.
+    let quiet = |n: i64| Tensor::zeros([1, n], FLOAT);
+    let wrapped = Tensor::cat(&[quiet(4_800), waveform.shallow_clone(), quiet(3_200)], 1);
+    let embed = |w: &Tensor, n: i64| {
+        run(&graph, &params, &[("waveform", w), ("length", &Tensor::from_slice(&[n]))], false)["embedding"]
+            .shallow_clone()
+    };
+    let (alone, inside) = (
+        embed(&Tensor::cat(&[quiet(1_600), waveform.shallow_clone(), quiet(1_600)], 1), 11_200),
+        embed(&wrapped, 16_000),
+    );
+    assert!(difference(&alone, &inside) < 1e-3, "{}", difference(&alone, &inside));
+    let _ = length;
+}
+
+#[test]
 fn cached_pieces_equal_the_whole() {
-    let tower = speech(Pooling::Even);
+    let tower = trimming(Pooling::Even, true);
     let whole = tower.record(24);
     let params = random_params(&whole, 7);
     let (waveform, length) = voices(&[16_000, 7_301], 300);

@@ -62,7 +62,14 @@ fn write_weights(folder: &Path) {
         bert.push((format!("bert.{path}.LayerNorm.bias"), Tensor::zeros([12], (Kind::Float, Device::Cpu))));
     };
     ["embeddings", "encoder.layer.0.attention.output", "encoder.layer.0.output"].iter().for_each(|p| norm(p));
-    for (name, shape) in [("attention.self.query", [12, 12]), ("attention.self.key", [12, 12]), ("attention.self.value", [12, 12]), ("attention.output.dense", [12, 12]), ("intermediate.dense", [24, 12]), ("output.dense", [12, 24])] {
+    for (name, shape) in [
+        ("attention.self.query", [12, 12]),
+        ("attention.self.key", [12, 12]),
+        ("attention.self.value", [12, 12]),
+        ("attention.output.dense", [12, 12]),
+        ("intermediate.dense", [24, 12]),
+        ("output.dense", [12, 24]),
+    ] {
         bert.push((format!("bert.encoder.layer.0.{name}.weight"), randn(&shape)));
         bert.push((format!("bert.encoder.layer.0.{name}.bias"), randn(&[shape[0]])));
     }
@@ -71,7 +78,8 @@ fn write_weights(folder: &Path) {
 
 fn vocabulary() -> Vec<String> {
     let mut words: Vec<String> = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"].iter().map(|s| s.to_string()).collect();
-    let text: std::collections::BTreeSet<String> = PROMPTS.split(|c: char| !c.is_ascii_lowercase()).filter(|w| !w.is_empty()).map(String::from).collect();
+    let text: std::collections::BTreeSet<String> =
+        PROMPTS.split(|c: char| !c.is_ascii_lowercase()).filter(|w| !w.is_empty()).map(String::from).collect();
     words.extend(text);
     words
 }
@@ -121,7 +129,12 @@ fn write_corpus(root: &Path) {
         for (style, hertz, noise) in STYLES {
             for take in 0..3 {
                 let name = format!("s{speaker}_{style}_{take}.wav");
-                let format = hound::WavSpec { channels: 1, sample_rate: 16_000, bits_per_sample: 16, sample_format: hound::SampleFormat::Int };
+                let format = hound::WavSpec {
+                    channels: 1,
+                    sample_rate: 16_000,
+                    bits_per_sample: 16,
+                    sample_format: hound::SampleFormat::Int,
+                };
                 let mut writer = hound::WavWriter::create(folder.join(&name), format).unwrap();
                 for n in 0..10_000 + 700 * take {
                     state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -144,7 +157,9 @@ fn write_corpus(root: &Path) {
 fn config(root: &Path, work: &str, tuning: bool) -> Config {
     let at = |name: &str| root.join(name).display().to_string();
     let words = vocabulary().len();
-    let bert = format!("{{ family = \"bert\", vocabulary = {words}, width = 12, hidden = 24, layers = 1, heads = 2, positions = 32, epsilon = 1e-12 }}");
+    let bert = format!(
+        "{{ family = \"bert\", vocabulary = {words}, width = 12, hidden = 24, layers = 1, heads = 2, positions = 32, epsilon = 1e-12 }}"
+    );
     let tuned = format!(
         "[text.tuning]\nweights = {0:?}\ntokenizer = {1:?}\nbert = {bert}\nprompts_per_style = 4\nwords = 10\nsteps = 40\nbatch = 16\nrate = 1e-3\nnaming = 1.0\nplacing = 1.0\nsharpen = 0.3\n",
         at("bert.safetensors"),
@@ -284,7 +299,10 @@ fn blocks_are_trained_over_cached_frames() {
     prepare(&config, Form::Frames { layer: 1 }).unwrap();
     train(&config, false, None).unwrap();
     let now = weights_of(&config);
-    let moved = now.iter().find(|(n, _)| n == "speech.encoder.blocks.1.mlp.0.weight").expect("the unfrozen block is in the checkpoint");
+    let moved = now
+        .iter()
+        .find(|(n, _)| n == "speech.encoder.blocks.1.mlp.0.weight")
+        .expect("the unfrozen block is in the checkpoint");
     let before = esr_trainer::encoders::speech(&config, 2).unwrap();
     let before = Vec::<f32>::try_from(before["speech.encoder.blocks.1.mlp.0.weight"].flatten(0, -1)).unwrap();
     assert!(moved.1.iter().zip(&before).any(|(a, b)| (a - b).abs() > 1e-4), "the unfrozen block did not move");

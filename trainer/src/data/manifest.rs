@@ -24,13 +24,19 @@ struct Row {
 pub fn read(corpus: &str, source: &Path, prompts: &Prompts) -> Result<Vec<Clip>> {
     let file = if source.is_dir() { source.join("manifest.csv") } else { source.to_path_buf() };
     let folder = file.parent().unwrap_or(Path::new("."));
-    let mut reader = csv::Reader::from_path(&file).with_context(|| format!("cannot read the manifest {}", file.display()))?;
+    let mut reader =
+        csv::Reader::from_path(&file).with_context(|| format!("cannot read the manifest {}", file.display()))?;
     let mut clips = vec![];
     for (line, row) in reader.deserialize::<Row>().enumerate() {
         let row = row.with_context(|| format!("{} line {}", file.display(), line + 2))?;
         let styles = prompts.concepts_of_label(&row.style);
         let Some(styles) = styles else {
-            bail!("{} line {}: the style {:?} is no label of the prompt file; add it to a style's `labels`", file.display(), line + 2, row.style)
+            bail!(
+                "{} line {}: the style {:?} is no label of the prompt file; add it to a style's `labels`",
+                file.display(),
+                line + 2,
+                row.style
+            )
         };
         let speaker = if row.speaker.is_empty() { format!("{corpus}:{}", row.path.display()) } else { row.speaker };
         let path = folder.join(row.path);

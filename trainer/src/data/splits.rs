@@ -40,7 +40,12 @@ impl Speakers {
         let mut roles = BTreeMap::new();
         for row in reader.deserialize::<Row>() {
             let row = row.with_context(|| file.display().to_string())?;
-            anyhow::ensure!(roles.insert(row.speaker.clone(), row.split).is_none(), "{}: {} is listed twice", file.display(), row.speaker);
+            anyhow::ensure!(
+                roles.insert(row.speaker.clone(), row.split).is_none(),
+                "{}: {} is listed twice",
+                file.display(),
+                row.speaker
+            );
         }
         Ok(Self(roles))
     }
@@ -53,5 +58,34 @@ impl Speakers {
     /// Whether any speaker may be trained on.
     pub fn trainable(&self) -> bool {
         self.0.values().any(|s| *s == Split::Train)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shipped_splits_have_every_role_and_agree_on_shared_speakers() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("splits");
+        let mut known: BTreeMap<String, Split> = BTreeMap::new();
+        for corpus in ["crema_d", "emogator", "vctk_samples", "ravdess", "ravdess_song"] {
+            let speakers = Speakers::read(&folder, corpus).unwrap();
+            for role in [Split::Train, Split::Val, Split::Test] {
+                assert!(speakers.0.values().any(|s| *s == role), "{corpus} has nobody for {role:?}");
+            }
+            for (speaker, role) in speakers.0 {
+                let before = known.insert(speaker.clone(), role).unwrap_or(role);
+                assert_eq!(before, role, "{speaker} has two roles");
+            }
+        }
+    }
+
+    #[test]
+    fn a_speaker_listed_twice_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("c.csv"), "speaker,split\na,train\na,test\n").unwrap();
+        assert!(Speakers::read(folder.path(), "c").is_err());
+        assert_eq!(Speakers::read(folder.path(), "other").unwrap().role("a"), Split::Test);
     }
 }

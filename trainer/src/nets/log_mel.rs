@@ -14,6 +14,8 @@ pub const HOP: usize = 160;
 /// Mel bands.
 pub const BANDS: usize = 80;
 
+/// Frames of silence that are left at each end when silence is cut off.
+const TRIM_MARGIN: usize = 5;
 const BINS: usize = WINDOW / 2 + 1;
 const LOWEST_POWER: f32 = 1e-10;
 const DYNAMIC_RANGE: f32 = 8.0;
@@ -28,6 +30,44 @@ pub struct LogMel<'g> {
     pub loudness: Value<'g>,
     /// `[batch, frames]`, one where the frame lies in the clip.
     pub mask: Value<'g>,
+    length: Value<'g>,
+    /// First frame that was kept, when silence was cut off; then `length` is the last frame that was kept.
+    start: Option<Value<'g>>,
+}
+
+impl<'g> LogMel<'g> {
+    /// The mask of valid positions of `like` `[batch, channels, time]`, whose rate is that of the frames or half of it.
+    pub fn valid(&self, like: Value<'g>, halved: bool) -> Value<'g> {
+        let first = match self.start {
+            Some(_) => Step { offset: 1, divide: 1 },
+            None => Step { offset: 0, divide: HOP as i64 },
+        };
+        let steps = [first, Step { offset: 1, divide: 2 }];
+        let steps = &steps[..if halved { 2 } else { 1 }];
+        match self.start {
+            Some(start) => self.length.valid_from(start, like, steps),
+            None => self.length.valid(like, steps),
+        }
+    }
+
+    /// The spectrogram without the silence before the first and after the last frame that is at most `gate` (log10 of
+    /// energy) below the loudest; a few frames are left at both ends.
+    pub fn trimmed(self, gate: f32) -> LogMel<'g> {
+        let g = self.frames.graph();
+        let width = 2 * TRIM_MARGIN + 1;
+        let loud = ((self.loudness + gate) * 1e6).map(Function::Relu);
+        let near = loud.conv1d(g.constant(&[1, 1, width], vec![1.0; width]), 1, TRIM_MARGIN).squeeze(1) * self.mask;
+        let (start, last) = (near.edge(false), near.edge(true));
+        let cut = LogMel {
+            frames: self.frames.shift(start),
+            loudness: self.loudness.shift(start),
+            mask: self.mask,
+            length: last,
+            start: Some(start),
+        };
+        let mask = cut.valid(cut.frames, false);
+        LogMel { frames: cut.frames * mask.unsqueeze(1), mask, ..cut }
+    }
 }
 
 /// Records the front end for `waveform` `[batch, samples]` whose first `length` `[batch]` samples are valid.
@@ -56,7 +96,7 @@ pub fn log_mel<'g>(waveform: Value<'g>, length: Value<'g>, level: f32) -> LogMel
     let frames = (clamped + 4.0) * 0.25 * present;
     let energy = (power * present).reduce(Fold::Sum, 1).maximum(g.scalar(LOWEST_POWER)).map(Function::Log);
     let loudness = (energy + energy.reduce(Fold::Max, 2) * -1.0) * (1.0 / std::f32::consts::LN_10);
-    LogMel { frames, loudness, mask }
+    LogMel { frames, loudness, mask, length, start: None }
 }
 
 /// Cosine rows, then sine rows, of a periodic Hann window of [`WINDOW`] samples: `[2 * 201, 400]`.

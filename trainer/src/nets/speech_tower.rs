@@ -40,6 +40,9 @@ pub struct SpeechTower {
     /// Positions this far below the loudest one count as silence in pooling: log10 of energy, 3.5 is 35 dB.
     #[serde(default = "usual_gate")]
     pub gate: f32,
+    /// Whether the silence before and after the voice, by the same measure, is cut off before the encoder.
+    #[serde(default)]
+    pub trim: bool,
     /// How far recording gain is removed, 0 to 1; see `log_mel`.
     #[serde(default)]
     pub level: f32,
@@ -126,7 +129,11 @@ impl SpeechTower {
         let start = Sequence { frames, mask, weight };
         let above = blocks(&self.whisper, start, ENCODER, layer..self.last());
         let chosen = |l: &usize| if *l == layer { start } else { above[l - layer - 1] };
-        assert!(self.layers.iter().all(|l| *l >= layer), "pooled layers {:?} lie below the cached one {layer}", self.layers);
+        assert!(
+            self.layers.iter().all(|l| *l >= layer),
+            "pooled layers {:?} lie below the cached one {layer}",
+            self.layers
+        );
         let chosen: Vec<_> = self.layers.iter().map(chosen).collect();
         let mut pooled = self.pool(&chosen, None);
         if self.mel {
@@ -150,8 +157,11 @@ impl SpeechTower {
     }
 
     fn stem<'g>(&self, waveform: Value<'g>, length: Value<'g>) -> (LogMel<'g>, Sequence<'g>) {
-        let mel = log_mel(waveform, length, self.level);
-        let start = stem(&self.whisper, &mel, length, self.gate, ENCODER);
+        let mut mel = log_mel(waveform, length, self.level);
+        if self.trim {
+            mel = mel.trimmed(self.gate);
+        }
+        let start = stem(&self.whisper, &mel, self.gate, ENCODER);
         (mel, start)
     }
 
@@ -199,6 +209,7 @@ fn usual_gate() -> f32 {
 }
 
 fn attentive<'g>(layer: &Sequence<'g>, path: &str) -> Value<'g> {
-    let scores = linear(linear(layer.frames, &format!("{path}.inner"), 64).map(Function::Tanh), &format!("{path}.outer"), 1);
+    let scores =
+        linear(linear(layer.frames, &format!("{path}.inner"), 64).map(Function::Tanh), &format!("{path}.outer"), 1);
     (scores.squeeze(2) + (layer.mask + -1.0) * 1e9).softmax() * layer.weight
 }

@@ -3,8 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::log_mel::{BANDS, HOP, LogMel};
-use crate::graph::{Function, Step, Value};
+use super::log_mel::{BANDS, LogMel};
+use crate::graph::{Function, Value};
 use crate::layers::{AttentionPaths, attention, conv1d, feed_forward, hide_masked, layer_norm};
 
 /// Sizes of a Whisper encoder.
@@ -39,16 +39,14 @@ pub struct Sequence<'g> {
 
 /// Convolutions and positions: log-mel `[batch, 80, frames]` to the input of the first block, 50 positions a second.
 /// Positions more than `gate` (log10 of energy, 3.5 is 35 dB) below the loudest get no weight in pooling.
-pub fn stem<'g>(net: &Whisper, input: &LogMel<'g>, length: Value<'g>, gate: f32, path: &str) -> Sequence<'g> {
+pub fn stem<'g>(net: &Whisper, input: &LogMel<'g>, gate: f32, path: &str) -> Sequence<'g> {
     let mel = input.frames;
     let g = mel.graph();
     assert_eq!(mel.width(1), BANDS);
-    let frame = Step { offset: 0, divide: HOP as i64 };
-    let frames = length.valid(mel, &[frame]);
     let narrow = conv1d(mel, &format!("{path}.conv1"), net.width, 3, 1, 1).map(Function::Gelu);
-    let narrow = narrow * frames.unsqueeze(1);
+    let narrow = narrow * input.mask.unsqueeze(1);
     let wide = conv1d(narrow, &format!("{path}.conv2"), net.width, 3, 2, 1).map(Function::Gelu);
-    let mask = length.valid(wide, &[Step { offset: 0, divide: HOP as i64 }, Step { offset: 1, divide: 2 }]);
+    let mask = input.valid(wide, true);
     let table = g.param(&format!("{path}.positional_embedding"), &[net.positions, net.width]);
     // The loudness is brought to the rate of the positions by a convolution with the geometry of conv2.
     let loudness = input.loudness.conv1d(g.constant(&[1, 1, 3], vec![0.0, 1.0, 0.0]), 2, 1).squeeze(1);

@@ -17,7 +17,8 @@ pub const READY: &str = "@in_out";
 /// All float initialisers; renamed matrices end in `.weight` + [`READY`].
 pub fn read(path: &Path) -> Result<Params> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let model = pb::Model::decode(bytes.as_slice()).with_context(|| format!("{} is not an ONNX file", path.display()))?;
+    let model =
+        pb::Model::decode(bytes.as_slice()).with_context(|| format!("{} is not an ONNX file", path.display()))?;
     let graph = model.graph.context("the ONNX file holds no graph")?;
     let mut matrices = HashMap::new();
     for node in graph.node.iter().filter(|n| n.op_type == "MatMul") {

@@ -20,7 +20,10 @@ pub fn load(file: Params, net: &Bert, keep: &[usize], path: &str) -> Result<Para
     for (name, tensor) in file {
         let Some(short) = shorten(&name) else { continue };
         let ready = short.ends_with(READY);
-        let short = short.trim_end_matches(READY).replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias");
+        let short = short
+            .trim_end_matches(READY)
+            .replace("LayerNorm.gamma", "LayerNorm.weight")
+            .replace("LayerNorm.beta", "LayerNorm.bias");
         if short == "embeddings.token_type_embeddings.weight" {
             types = Some(tensor);
             continue;
@@ -49,7 +52,10 @@ pub fn load(file: Params, net: &Bert, keep: &[usize], path: &str) -> Result<Para
 
 /// The name from `embeddings.` or `encoder.` on; `None` for heads, poolers and buffers.
 fn shorten(name: &str) -> Option<&str> {
-    let start = ["embeddings.", "encoder.layer.", "encoder.relative_attention_bias"].iter().filter_map(|p| name.find(p)).min()?;
+    let start = ["embeddings.", "encoder.layer.", "encoder.relative_attention_bias"]
+        .iter()
+        .filter_map(|p| name.find(p))
+        .min()?;
     let short = &name[start..];
     (!short.ends_with("position_ids")).then_some(short)
 }
@@ -60,7 +66,16 @@ mod tests {
     use tch::{Device, Kind};
 
     fn tiny() -> Bert {
-        Bert { family: Family::Bert, vocabulary: 7, width: 4, hidden: 8, layers: 1, heads: 2, positions: 5, epsilon: 1e-12 }
+        Bert {
+            family: Family::Bert,
+            vocabulary: 7,
+            width: 4,
+            hidden: 8,
+            layers: 1,
+            heads: 2,
+            positions: 5,
+            epsilon: 1e-12,
+        }
     }
 
     #[test]
@@ -74,7 +89,8 @@ mod tests {
             ("bert.encoder.layer.3.intermediate.dense.weight".into(), randn(&[8, 4])),
             ("bert.pooler.dense.weight".into(), randn(&[4, 4])),
         ]);
-        let table = file["bert.embeddings.position_embeddings.weight"].get(2) + file["bert.embeddings.token_type_embeddings.weight"].get(0);
+        let table = file["bert.embeddings.position_embeddings.weight"].get(2)
+            + file["bert.embeddings.token_type_embeddings.weight"].get(0);
         let kept = file["bert.encoder.layer.3.intermediate.dense.weight"].transpose(0, 1).copy();
         let ours = load(file, &tiny(), &[3], "t").unwrap();
         assert_eq!(ours["t.embeddings.position_embeddings.weight"].size(), [5, 4]);

@@ -12,7 +12,11 @@ use crate::torch::Params;
 pub fn load(mut file: Params, net: &Whisper, layers: usize, path: &str) -> Result<Params> {
     let mut out = Params::new();
     let prefixed = file.keys().any(|k| k.starts_with("encoder/"));
-    if prefixed { from_ctranslate2(&mut file, net, layers, path, &mut out)? } else { from_openai(&mut file, net, layers, path, &mut out)? }
+    if prefixed {
+        from_ctranslate2(&mut file, net, layers, path, &mut out)?
+    } else {
+        from_openai(&mut file, net, layers, path, &mut out)?
+    }
     Ok(out)
 }
 
@@ -68,8 +72,14 @@ fn from_openai(file: &mut Params, net: &Whisper, layers: usize, path: &str, out:
             out.insert(format!("{path}.{short}"), if linear { transposed(&tensor) } else { tensor });
         }
     }
-    let positions = out.get(&format!("{path}.positional_embedding")).context("no Whisper encoder in this weight file")?;
-    anyhow::ensure!(positions.size()[1] == net.width as i64, "the encoder is {} wide, expected {}", positions.size()[1], net.width);
+    let positions =
+        out.get(&format!("{path}.positional_embedding")).context("no Whisper encoder in this weight file")?;
+    anyhow::ensure!(
+        positions.size()[1] == net.width as i64,
+        "the encoder is {} wide, expected {}",
+        positions.size()[1],
+        net.width
+    );
     Ok(())
 }
 

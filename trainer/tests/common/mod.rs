@@ -16,15 +16,24 @@ fn environment() -> &'static Environment {
     static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
     ENVIRONMENT.get_or_init(|| {
         let library = esr_encoder::runtime::default_library();
-        let builder = ort::init_from(&library).unwrap_or_else(|e| panic!("{}: {e}; set ORT_DYLIB_PATH", library.display()));
+        let builder =
+            ort::init_from(&library).unwrap_or_else(|e| panic!("{}: {e}; set ORT_DYLIB_PATH", library.display()));
         builder.with_telemetry(false).build().expect("ONNX Runtime starts")
     })
 }
 
 /// Runs the ONNX form of a graph.
-pub fn run_onnx(graph: &Graph, params: &Params, inputs: &[(&str, &Tensor)], precision: Precision) -> BTreeMap<String, Tensor> {
+pub fn run_onnx(
+    graph: &Graph,
+    params: &Params,
+    inputs: &[(&str, &Tensor)],
+    precision: Precision,
+) -> BTreeMap<String, Tensor> {
     let bytes = onnx::encode(graph, params, precision).unwrap();
-    let mut session = Session::builder(environment()).unwrap().commit_from_memory(&bytes).unwrap_or_else(|e| panic!("{e}\n{}", graph.describe()));
+    let mut session = Session::builder(environment())
+        .unwrap()
+        .commit_from_memory(&bytes)
+        .unwrap_or_else(|e| panic!("{e}\n{}", graph.describe()));
     let value = |t: &Tensor| -> SessionInputValue<'static> {
         let shape = t.size();
         if t.kind() == Kind::Int64 {
@@ -33,7 +42,8 @@ pub fn run_onnx(graph: &Graph, params: &Params, inputs: &[(&str, &Tensor)], prec
             OrtTensor::from_array((shape, Vec::<f32>::try_from(t.contiguous().flatten(0, -1)).unwrap())).unwrap().into()
         }
     };
-    let given: Vec<(String, SessionInputValue<'static>)> = inputs.iter().map(|(name, t)| (name.to_string(), value(t))).collect();
+    let given: Vec<(String, SessionInputValue<'static>)> =
+        inputs.iter().map(|(name, t)| (name.to_string(), value(t))).collect();
     let out = session.run(given).unwrap();
     graph
         .outputs()
