@@ -3,7 +3,7 @@
 //! anything.
 //!
 //! [`serve`] answers the messages of `esr-wire` on a unix socket: one thread per connection reads, decodes and waits;
-//! one inference thread takes jobs off a bounded queue. [`list`] and [`bench`] are the same encoder for the command
+//! one inference thread takes jobs off a bounded queue. [`list`] and [`mod@bench`] are the same encoder for the command
 //! line, without a database. Knows no PostgreSQL: who starts it and what a failure means in SQL is the extension's.
 
 #![forbid(unsafe_code)]
