@@ -20,7 +20,8 @@ const DIMENSIONS: usize = 512;
 const SEED: u64 = 7;
 
 fn main() -> Result<()> {
-    let options = Options::default().set("shared_buffers", "1200MB").set("max_wal_size", "4GB").set("autovacuum", "off");
+    let options =
+        Options::default().set("shared_buffers", "1200MB").set("max_wal_size", "4GB").set("autovacuum", "off");
     let cluster = Cluster::start(options)?;
     let mut session = cluster.connect()?;
     session.batch_execute("CREATE EXTENSION esr")?;
