@@ -58,15 +58,14 @@ pub fn prepare(folder: &Path) -> Result<Vec<Clip>> {
         Ok(Dataset { name: entry.name.clone(), licence, source })
     };
     let mut clips = Vec::new();
-    let mut first = 0;
-    for kind in &list.espeak {
+    // Each kind begins with another sentence, so that no style always says the same.
+    for (first, kind) in list.espeak.iter().enumerate() {
         let make = |voice: &str, text: &str, file: &Path| {
             let mut command = Command::new("espeak-ng");
             command.args(["-v", voice]).args(&kind.options).arg("-w").arg(file).arg(text);
             command
         };
         clips.extend(synthesise(kind, &list.sentences, first, &dataset("espeak-ng")?, folder, make));
-        first += 1; // another sentence to begin with, so that no style always says the same
     }
     let make = |voice: &str, text: &str, file: &Path| {
         let mut command = Command::new("flite");
