@@ -91,7 +91,7 @@ fn text_latency(cluster: &Cluster) -> Result<Latency> {
     let mut session = cluster.connect()?;
     session.query_one("SELECT esr_embed_text('warm up')", &[])?;
     let statement = session.prepare("SELECT esr_embed_text($1) IS NOT NULL")?;
-    time_each(&texts, |text| Ok(drop(session.query_one(&statement, &[text])?)))
+    time_each(&texts, |text| Ok(session.query_one(&statement, &[text]).map(drop)?))
 }
 
 fn speech_latency(cluster: &Cluster) -> Result<Latency> {
@@ -99,7 +99,7 @@ fn speech_latency(cluster: &Cluster) -> Result<Latency> {
     let mut session = cluster.connect()?;
     let statement = session.prepare("SELECT esr_embed_speech($1::bytea) IS NOT NULL")?;
     session.query_one(&statement, &[&clips[0]])?;
-    time_each(&clips, |clip| Ok(drop(session.query_one(&statement, &[clip])?)))
+    time_each(&clips, |clip| Ok(session.query_one(&statement, &[clip]).map(drop)?))
 }
 
 fn time_each<T>(inputs: &[T], mut run: impl FnMut(&T) -> Result<()>) -> Result<Latency> {
