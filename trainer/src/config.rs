@@ -325,7 +325,7 @@ impl Config {
             "speech.tower.layers is empty; name at least one layer, such as [3]"
         );
         ensure!(self.speech.tower.layers.is_sorted(), "speech.tower.layers must ascend");
-        ensure!(whisper.width % whisper.heads == 0, "whisper.width must be a multiple of whisper.heads");
+        ensure!(whisper.width.is_multiple_of(whisper.heads), "whisper.width must be a multiple of whisper.heads");
         ensure!(
             self.speech.tower.columns_of(&self.speech.cached_tower()).is_some(),
             "speech.cached_layers {:?} lacks a layer of speech.tower.layers {:?}",

@@ -1,6 +1,7 @@
 //! Ranks clips by descriptions and says how well: per corpus and style, on speakers and prompts that were never trained
 //! on, beside chance and beside the two baselines fitted on the same training data.
 
+use std::collections::btree_map::Entry as Slot;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -283,9 +284,9 @@ fn fit_ridge(
     let classes: Vec<String> = entries.iter().map(Entry::class).collect();
     let mut known: BTreeMap<String, Tensor> = BTreeMap::new();
     for entry in entries.iter().chain(choose) {
-        if !known.contains_key(&entry.class()) {
+        if let Slot::Vacant(slot) = known.entry(entry.class()) {
             let texts = space.of(config, &prompts.of_class(&entry.styles, Side::Train))?;
-            known.insert(entry.class(), unit(&texts.mean_dim([0i64].as_slice(), true, Kind::Float)).squeeze_dim(0));
+            slot.insert(unit(&texts.mean_dim([0i64].as_slice(), true, Kind::Float)).squeeze_dim(0));
         }
     }
     let targets = Tensor::stack(&classes.iter().map(|c| &known[c]).collect::<Vec<_>>(), 0);

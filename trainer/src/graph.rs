@@ -77,6 +77,7 @@ pub enum Kind {
 /// The whole vocabulary of a network. Both interpreters match on it without a wildcard, so a new operation does not
 /// compile until both know it.
 #[derive(Clone, Debug)]
+#[allow(missing_docs)] // The fields are said in the line above each operation.
 pub enum Op {
     /// A value given at run time.
     Input { name: String, kind: Kind },
@@ -347,7 +348,7 @@ impl<'g> Value<'g> {
     /// Splits the last axis into heads.
     pub fn split_heads(self, heads: usize) -> Value<'g> {
         let s = self.shape();
-        assert!(s.len() == 3 && size(s[2]) % heads == 0, "cannot split {s:?} into {heads} heads");
+        assert!(s.len() == 3 && size(s[2]).is_multiple_of(heads), "cannot split {s:?} into {heads} heads");
         self.unary(Op::SplitHeads { heads }, vec![s[0], Dim::Fixed(heads), s[1], Dim::Fixed(size(s[2]) / heads)])
     }
 

@@ -16,7 +16,7 @@ pub fn contrastive(
     let mut logits = speech.matmul(&text.transpose(0, 1)) / temperature;
     let mut positives = positives.map(Tensor::shallow_clone);
     if let Some(apart) = apart {
-        logits = logits + apart;
+        logits += apart;
         positives = positives.map(|p| p * apart.gt(-1.0).to_kind(Kind::Float));
     }
     let own = Tensor::eye(speech.size()[0], (Kind::Float, speech.device()));

@@ -53,6 +53,9 @@ struct PromptTable {
     of_class: BTreeMap<String, Vec<usize>>,
 }
 
+/// Clips of validation speakers with their pooled features.
+type Validation = (Vec<Entry>, Tensor);
+
 /// Where the speech side of a batch comes from.
 enum Speech {
     Pooled { features: Tensor, graph: Graph },
@@ -161,7 +164,7 @@ pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()>
                 let term: Tensor =
                     1.0 - cosine.sum_dim_intlist([1i64].as_slice(), false, Kind::Float).mean(Kind::Float);
                 line.alignment += term.double_value(&[]) / steps as f64;
-                loss = loss + term * t.alignment;
+                loss += term * t.alignment;
             }
             if epoch >= t.contrastive_from {
                 let positives = t
@@ -171,7 +174,7 @@ pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()>
                 let term =
                     contrastive(&embedding, &text["embedding"], &temperature, positives.as_ref(), apart.as_ref());
                 line.contrastive += term.double_value(&[]) / steps as f64;
-                loss = loss + term * t.contrastive;
+                loss += term * t.contrastive;
             }
             if epoch >= t.discriminator_from && t.discriminator > 0.0 {
                 let judged = |x: &Tensor| {
@@ -180,7 +183,7 @@ pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()>
                 };
                 let term = modality(&judged(&embedding), &judged(&text["embedding"]));
                 line.discriminator += term.double_value(&[]) / steps as f64;
-                loss = loss + term * t.discriminator;
+                loss += term * t.discriminator;
             }
             ensure!(
                 loss.double_value(&[]).is_finite(),
@@ -260,7 +263,7 @@ impl Speech {
 }
 
 /// Training entries, validation entries with pooled features, and the source of batches.
-fn load_speech(config: &Config) -> Result<(Vec<Entry>, Option<(Vec<Entry>, Tensor)>, Speech)> {
+fn load_speech(config: &Config) -> Result<(Vec<Entry>, Option<Validation>, Speech)> {
     let tower = &config.speech.tower;
     let layer = config.training.unfreeze_from;
     if layer > 0 {
@@ -447,7 +450,7 @@ fn average(state: &mut Checkpoint, share: f64) {
 fn validate(
     config: &Config,
     prompts: &Prompts,
-    data: &Option<(Vec<Entry>, Tensor)>,
+    data: &Option<Validation>,
     state: &Checkpoint,
 ) -> Result<Option<f64>> {
     let Some((entries, features)) = data else { return Ok(None) };
