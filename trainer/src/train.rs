@@ -447,12 +447,7 @@ fn average(state: &mut Checkpoint, share: f64) {
 }
 
 /// Mean average precision over corpora and their styles, on validation speakers with training prompts.
-fn validate(
-    config: &Config,
-    prompts: &Prompts,
-    data: &Option<Validation>,
-    state: &Checkpoint,
-) -> Result<Option<f64>> {
+fn validate(config: &Config, prompts: &Prompts, data: &Option<Validation>, state: &Checkpoint) -> Result<Option<f64>> {
     let Some((entries, features)) = data else { return Ok(None) };
     let mut params: Params = state.params.iter().map(|(k, t)| (k.clone(), t.shallow_clone())).collect();
     params.extend(state.average.iter().map(|(k, t)| (k.clone(), t.shallow_clone())));
