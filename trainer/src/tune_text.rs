@@ -45,7 +45,7 @@ pub fn load(config: &Config) -> Result<Params> {
     Ok(params)
 }
 
-/// Tunes the text tower of a config that asks for it and writes [`file`].
+/// Tunes the text tower of a config that asks for it and writes [`file()`].
 pub fn tune_text(config: &Config) -> Result<()> {
     let tuning = config.text.tuning.as_ref().context("the config has no [text.tuning]")?;
     let bank = config.text.tower.bank.as_ref().context("tuning needs text.tower.bank")?;

@@ -1,6 +1,6 @@
 //! Untrusted audio bytes in, a mono waveform at the model's rate out.
 //!
-//! Two steps, each a proof for the next: [`decode`] turns a whole file into [`Pcm`] (finite samples, known rate and
+//! Two steps, each a proof for the next: [`decode()`] turns a whole file into [`Pcm`] (finite samples, known rate and
 //! channel count, inside [`Limits`]); [`Pcm::to_model_rate`] mixes it down and resamples it to a [`Waveform`] (mono,
 //! finite, not silent, at the rate asked for), which is the only thing the encoder accepts. [`info`] answers what a
 //! file holds without keeping its samples, and [`write_wav`] writes fixtures and cached clips.
