@@ -21,6 +21,15 @@ fn signal(pid: i32, signal: Signal) {
     kill(Pid::from_raw(pid), signal).unwrap();
 }
 
+/// Stops every thread of a process; `SIGSTOP` alone returns before they have all noticed.
+fn freeze(pid: i32) {
+    signal(pid, Signal::SIGSTOP);
+    let stopped = |stat: String| stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'));
+    let threads = || std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    let all = || threads().all(|thread| std::fs::read_to_string(thread.path().join("stat")).is_ok_and(stopped));
+    wait_until(Duration::from_secs(10), all).expect("the embedder does not stop");
+}
+
 #[test]
 fn killed_during_a_thousand_calls_every_call_answers_rightly_or_says_so() {
     let cluster = cluster();
@@ -105,7 +114,7 @@ fn against_a_frozen_embedder(cluster: &Cluster, set: &str, also: impl FnOnce(i32
     session.batch_execute(set).unwrap();
     let backend: i32 = session.query_one("SELECT pg_backend_pid()", &[]).unwrap().get(0);
     let embedder = cluster.embedders()[0];
-    signal(embedder, Signal::SIGSTOP);
+    freeze(embedder);
     let start = Instant::now();
     let waiting = std::thread::spawn(move || embed_text(&mut session, "never seen before"));
     std::thread::sleep(Duration::from_millis(300));
@@ -149,7 +158,7 @@ fn a_frozen_embedder_does_not_hold_up_shutdown() {
     let mut session = cluster.connect().unwrap();
     embed_text(&mut session, "warm").unwrap();
     let embedder = cluster.embedders()[0];
-    signal(embedder, Signal::SIGSTOP);
+    freeze(embedder);
     let waiting = std::thread::spawn(move || embed_text(&mut session, "never seen before"));
     std::thread::sleep(Duration::from_millis(200));
     let start = Instant::now();

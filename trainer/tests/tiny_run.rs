@@ -2,6 +2,7 @@
 //! export, evaluate the bundle. Needs no downloads.
 
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use esr_trainer::checkpoint::Checkpoint;
 use esr_trainer::config::Config;
@@ -14,6 +15,9 @@ use esr_trainer::prompts::Side;
 use esr_trainer::train::train;
 use esr_trainer::tune_text::tune_text;
 use tch::{Device, Kind, Tensor};
+
+/// libtorch has one random generator per process: tests that train must not draw from it at the same time.
+static GENERATOR: Mutex<()> = Mutex::new(());
 
 const STYLES: [(&str, f32, f32); 3] = [("calm", 120.0, 0.02), ("angry", 300.0, 0.3), ("whisper", 0.0, 0.1)];
 
@@ -240,6 +244,7 @@ fn weights_of(config: &Config) -> Vec<(String, Vec<f32>)> {
 
 #[test]
 fn the_whole_path_on_tiny_networks() {
+    let _alone = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
     tch::set_num_threads(1);
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
@@ -285,6 +290,7 @@ fn the_whole_path_on_tiny_networks() {
 
 #[test]
 fn blocks_are_trained_over_cached_frames() {
+    let _alone = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
     tch::set_num_threads(1);
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
