@@ -20,8 +20,6 @@ pub fn lay_out(clips: &[Vec<f32>], texts: &[Vec<f32>]) -> Vec<Place> {
         let n = points.len().max(1) as f32;
         return (0..points.len()).map(|i| Place { x: (i as f32 + 0.5) / n, y: 0.5 }).collect();
     }
-    let dimension = points[0].len().min(2);
-    debug_assert_eq!(dimension, 2);
     let perplexity = ((points.len() - 1) as f32 / 3.0).min(30.0);
     let rows: Vec<&[f32]> = points.iter().map(Vec::as_slice).collect();
     let mut tsne: bhtsne::tSNE<f32, &[f32]> = bhtsne::tSNE::new(&rows);
