@@ -110,12 +110,19 @@ impl From<EmbedError> for SqlError {
         let message = error.to_string();
         match error {
             EmbedError::Refused(failure) => failure.into(),
-            EmbedError::NotStartable(_) => SqlError::new(State::ERRCODE_SYSTEM_ERROR, message).hint(
+            EmbedError::NotStartable(_) => SqlError::new(
+                State::ERRCODE_SYSTEM_ERROR,
+                discreet(message, "the embedder cannot be started; the server log says why"),
+            )
+            .hint(
                 "It is tried again every few seconds. Look at esr.embedder_program, esr.onnxruntime_library and \
                  esr.model_directory, and into the server log; \"make install\" puts the files in place.",
             ),
-            EmbedError::Unavailable { .. } => SqlError::new(State::ERRCODE_SYSTEM_ERROR, message)
-                .hint("Look into the server log, or raise esr.embedder_timeout."),
+            EmbedError::Unavailable { waited, .. } => {
+                let bare = format!("no embedder within {} ms; the server log says why", waited.as_millis());
+                SqlError::new(State::ERRCODE_SYSTEM_ERROR, discreet(message, &bare))
+                    .hint("Look into the server log, or raise esr.embedder_timeout.")
+            }
             EmbedError::NoWorkerSlot => SqlError::new(State::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED, message)
                 .hint("Raise max_worker_processes, or add esr to shared_preload_libraries; both need a restart."),
             EmbedError::Died(_) => SqlError::new(State::ERRCODE_SYSTEM_ERROR, message).hint(
@@ -132,6 +139,11 @@ impl From<EmbedError> for SqlError {
                 .hint("Send fewer or shorter inputs at a time."),
         }
     }
+}
+
+/// A message that names files of the server, or what others may know of it.
+fn discreet(message: String, bare: &str) -> String {
+    if server::may_see_paths() { message } else { bare.into() }
 }
 
 impl From<Failure> for SqlError {
@@ -171,7 +183,16 @@ impl From<Failure> for SqlError {
                 (State::ERRCODE_INTERNAL_ERROR, "This is a bug; please report it with the server log.")
             }
         };
-        SqlError::new(state, failure.message).hint(failure.hint.unwrap_or_else(|| hint.to_owned()))
+        let message = match failure.kind {
+            FailureKind::BadModel => {
+                discreet(failure.message, "the model's bundle is damaged; the server log says where")
+            }
+            FailureKind::MissingRuntime => {
+                discreet(failure.message, "ONNX Runtime's library is missing or too old; the server log says which")
+            }
+            _ => failure.message,
+        };
+        SqlError::new(state, message).hint(failure.hint.unwrap_or_else(|| hint.to_owned()))
     }
 }
 

@@ -189,6 +189,13 @@ pub fn start_dynamic_supervisor() -> Option<u32> {
     Some(pid.try_into().unwrap_or(0))
 }
 
+/// Whether the session's user may learn where files lie on the server: a superuser or a member of
+/// `pg_read_server_files`.
+pub fn may_see_paths() -> bool {
+    // SAFETY: looks up memberships of the current user, who exists, in a running transaction.
+    unsafe { pg_sys::has_privs_of_role(pg_sys::GetUserId(), pg_sys::Oid::from(pg_sys::ROLE_PG_READ_SERVER_FILES)) }
+}
+
 /// Ends this process the way a background worker does.
 pub fn exit(code: i32) -> ! {
     // SAFETY: runs PostgreSQL's exit callbacks; nothing of ours is on the stack that must be dropped, because the

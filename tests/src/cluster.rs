@@ -181,13 +181,19 @@ impl Cluster {
         config
     }
 
-    /// Runs `psql` on a database with a script on its standard input; returns everything it printed.
+    /// `psql` on a database, reading a script from a pipe, with the time zone and encoding that expected output has.
+    pub fn psql_command(&self, database: &str) -> Command {
+        let mut command = self.command("psql");
+        command.args(["-X", "-h"]).arg(&self.sockets).args(["-U", "postgres", "-d", database]);
+        command.env("PGCLIENTENCODING", "UTF8").env("PGTZ", "UTC").stdin(Stdio::piped());
+        command
+    }
+
+    /// Runs `psql` on a database with a script on its standard input; returns everything it printed, errors last.
     pub fn psql(&self, database: &str, arguments: &[&str], script: &str) -> Result<String> {
         use std::io::Write;
-        let mut command = self.command("psql");
-        command.args(["-X", "-h"]).arg(&self.sockets).args(["-U", "postgres", "-d", database]).args(arguments);
-        command.env("PGCLIENTENCODING", "UTF8").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn()?;
+        let mut command = self.psql_command(database);
+        let mut child = command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let mut stdin = child.stdin.take().expect("piped above");
         // Written from beside, or a script longer than a pipe's buffer would wait for its own output to be read.
         let output = std::thread::scope(|scope| {

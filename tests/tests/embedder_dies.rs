@@ -80,11 +80,11 @@ fn killed_during_a_thousand_calls_every_call_answers_rightly_or_says_so() {
             }
         });
         scope.spawn(|| {
-            // At different moments of the load, and each time only once the last one has been replaced.
-            for pause in [50, 300, 700, 100, 450] {
-                let replaced = || done.load(Ordering::Relaxed) || !cluster.embedders().is_empty();
-                let _ = wait_until(Duration::from_secs(60), replaced);
-                std::thread::sleep(Duration::from_millis(pause));
+            // Whenever so many calls are over, however fast the machine is, and each time once the last one has been replaced.
+            for calls in [20, 190, 370, 590, 800] {
+                let over = || answered.load(Ordering::Relaxed) + refused.load(Ordering::Relaxed);
+                let due = || done.load(Ordering::Relaxed) || (over() >= calls && !cluster.embedders().is_empty());
+                let _ = wait_until(Duration::from_secs(120), due);
                 if let (false, Some(pid)) = (done.load(Ordering::Relaxed), cluster.embedders().first()) {
                     signal(*pid, Signal::SIGKILL);
                     killed.fetch_add(1, Ordering::Relaxed);

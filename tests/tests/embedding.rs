@@ -148,10 +148,15 @@ fn a_missing_library_program_or_model_folder_says_what_to_install() {
         let cluster = cluster_with(Options::default(), &[(setting, value), ("esr.embedder_timeout", "10s")]);
         let mut session = cluster.connect().unwrap();
         let error = embed_text(&mut session, "hello").unwrap_err();
-        let words = words(&error);
-        assert!(words.contains(named), "{setting} = {value}: {words}");
-        assert!(error.as_db_error().unwrap().hint().is_some(), "{setting}: no hint: {words}");
+        let said = words(&error);
+        assert!(said.contains(named), "{setting} = {value}: {said}");
+        assert!(error.as_db_error().unwrap().hint().is_some(), "{setting}: no hint: {said}");
         assert_eq!(session.query_one("SELECT 1", &[]).unwrap().get::<_, i32>(0), 1);
+        // Where files lie on the server is not for everyone.
+        session.batch_execute("CREATE ROLE visitor; SET ROLE visitor").unwrap();
+        let hidden = words(&embed_text(&mut session, "hello").unwrap_err());
+        assert!(!hidden.contains("/nonexistent") && !hidden.contains("/lib/"), "{setting} = {value}: {hidden}");
+        session.batch_execute("RESET ROLE").unwrap();
         // Mended and reloaded, the next call works without a restart.
         esr_tests::models::use_tiny_model(&cluster, &[]).unwrap();
         session.batch_execute("SELECT pg_reload_conf()").unwrap();

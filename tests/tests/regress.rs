@@ -41,10 +41,8 @@ fn sql_scripts_print_what_is_expected() {
 fn run(cluster: &Cluster, database: &str, script: &str) -> String {
     let file = tempfile::NamedTempFile::new().unwrap();
     let out = file.reopen().unwrap();
-    let mut command = std::process::Command::new(cluster.bin().join("psql"));
-    command.args(["-X", "-q", "-U", "postgres", "-d", database, "-h"]).arg(cluster.socket_folder());
-    command.env("PGCLIENTENCODING", "UTF8").env("PGTZ", "UTC").stdin(std::process::Stdio::piped());
-    let mut child = command.stderr(out.try_clone().unwrap()).stdout(out).spawn().unwrap();
+    let mut command = cluster.psql_command(database);
+    let mut child = command.arg("-q").stderr(out.try_clone().unwrap()).stdout(out).spawn().unwrap();
     std::io::Write::write_all(&mut child.stdin.take().unwrap(), script.as_bytes()).unwrap();
     child.wait().unwrap();
     fs::read_to_string(file.path()).unwrap()

@@ -90,9 +90,9 @@ impl Models {
             let hint = "Install the model there, or name one that is; esr.model_directory sets the place.";
             return Err(with_hint(failure(FailureKind::UnknownModel, message), hint));
         }
-        let bundle = Bundle::open(&folder).map_err(|error| failure::bundle(&error))?;
-        let runtime = Runtime::load(&self.library, self.threads).map_err(|error| failure::runtime(&error))?;
-        let encoder = Encoder::load(&bundle, &runtime).map_err(|error| failure::loading(name, &error))?;
+        let bundle = Bundle::open(&folder).map_err(|error| logged(failure::bundle(&error)))?;
+        let runtime = Runtime::load(&self.library, self.threads).map_err(|error| logged(failure::runtime(&error)))?;
+        let encoder = Encoder::load(&bundle, &runtime).map_err(|error| logged(failure::loading(name, &error)))?;
         Ok(Model {
             name: name.to_owned(),
             version: encoder.manifest().version.clone(),
@@ -102,4 +102,10 @@ impl Models {
             encoder: Mutex::new(encoder),
         })
     }
+}
+
+/// Writes a failure that names files of the server to the log: not every role is shown it.
+fn logged(failure: Failure) -> Failure {
+    eprintln!("{}", failure.message);
+    failure
 }
