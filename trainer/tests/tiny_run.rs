@@ -2,7 +2,7 @@
 //! export, evaluate the bundle. Needs no downloads.
 
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use esr_trainer::checkpoint::Checkpoint;
 use esr_trainer::config::Config;
@@ -156,6 +156,7 @@ fn write_corpus(root: &Path) {
     std::fs::create_dir_all(root.join("splits")).unwrap();
     std::fs::write(root.join("splits/tones.csv"), split).unwrap();
     std::fs::write(root.join("prompts.toml"), PROMPTS).unwrap();
+    std::fs::write(root.join("sentences.txt"), "resting with a calm voice\nsomeone furious\nquick rage\n").unwrap();
 }
 
 fn config(root: &Path, work: &str, tuning: bool) -> Config {
@@ -165,9 +166,10 @@ fn config(root: &Path, work: &str, tuning: bool) -> Config {
         "{{ family = \"bert\", vocabulary = {words}, width = 12, hidden = 24, layers = 1, heads = 2, positions = 32, epsilon = 1e-12 }}"
     );
     let tuned = format!(
-        "[text.tuning]\nweights = {0:?}\ntokenizer = {1:?}\nbert = {bert}\nprompts_per_style = 4\nwords = 10\nsteps = 40\nbatch = 16\nrate = 1e-3\nnaming = 1.0\nplacing = 1.0\nsharpen = 0.3\n",
+        "[text.tuning]\nweights = {0:?}\ntokenizer = {1:?}\nbert = {bert}\nprompts_per_style = 4\nwords = 10\nsentences = {2:?}\nsentence_count = 2\nsteps = 40\nbatch = 16\nrate = 1e-3\nhead_rate = 1e-2\nnaming = 1.0\nplacing = 1.0\nsharpen = 0.3\n",
         at("bert.safetensors"),
-        at("vocab.txt")
+        at("vocab.txt"),
+        at("sentences.txt")
     );
     let text = format!(
         r#"
@@ -242,14 +244,20 @@ fn weights_of(config: &Config) -> Vec<(String, Vec<f32>)> {
     best.into_iter().map(|(k, t)| (k, Vec::try_from(t.flatten(0, -1)).unwrap())).collect()
 }
 
-#[test]
-fn the_whole_path_on_tiny_networks() {
-    let _alone = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
+/// A folder with weights and a corpus, and the right to draw random numbers.
+fn ground() -> (MutexGuard<'static, ()>, tempfile::TempDir) {
+    let alone = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
     tch::set_num_threads(1);
     let folder = tempfile::tempdir().unwrap();
+    write_weights(folder.path());
+    write_corpus(folder.path());
+    (alone, folder)
+}
+
+#[test]
+fn the_whole_path_on_tiny_networks() {
+    let (_alone, folder) = ground();
     let root = folder.path();
-    write_weights(root);
-    write_corpus(root);
 
     // A run with the paper's heads, interrupted after three epochs and continued, equals an unbroken one.
     let broken = config(root, "broken", false);
@@ -290,12 +298,8 @@ fn the_whole_path_on_tiny_networks() {
 
 #[test]
 fn blocks_are_trained_over_cached_frames() {
-    let _alone = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
-    tch::set_num_threads(1);
-    let folder = tempfile::tempdir().unwrap();
+    let (_alone, folder) = ground();
     let root = folder.path();
-    write_weights(root);
-    write_corpus(root);
     let mut config = config(root, "frames", false);
     config.training.unfreeze_from = 2;
     config.training.epochs = 2;

@@ -1,0 +1,164 @@
+//! Where training takes the speech side of a batch from: pooled features of the frozen encoder, or the frames below the
+//! blocks that are trained.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use tch::{Device, Kind, Tensor};
+
+use crate::config::{Config, Training};
+use crate::data::splits::Split;
+use crate::graph::Graph;
+use crate::nets::log_mel::BANDS;
+use crate::prepare::{Form, open};
+use crate::store::{Entry, Store};
+use crate::torch::{Params, run};
+
+/// Clips of validation speakers with their pooled features.
+pub type Validation = (Vec<Entry>, Tensor);
+
+/// The speech side of all training clips.
+pub enum Speech {
+    /// Pooled features of frozen layers.
+    Pooled {
+        /// `[clips, width]`.
+        features: Tensor,
+        /// What changes of recording did to the features of the clips that have altered copies, `[copies, width]`.
+        changes: Tensor,
+        /// From features to embedding.
+        graph: Graph,
+    },
+    /// Frames of the last frozen layer.
+    Frames {
+        /// Log-mel statistics of each clip.
+        mel: Vec<Tensor>,
+        /// `[frames, width + 1]` of each clip; the last column is the pooling weight.
+        frames: Vec<Tensor>,
+        /// Width of the encoder.
+        width: i64,
+        /// From frames to embedding.
+        graph: Graph,
+    },
+}
+
+impl Speech {
+    /// Training entries, validation entries with pooled features, and the source of batches, out of the feature cache.
+    pub fn load(config: &Config) -> Result<(Vec<Entry>, Option<Validation>, Self)> {
+        if config.training.unfreeze_from > 0 { load_frames(config) } else { load_pooled(config) }
+    }
+
+    /// The part of the network that is trained.
+    pub fn graph(&self) -> &Graph {
+        match self {
+            Self::Pooled { graph, .. } | Self::Frames { graph, .. } => graph,
+        }
+    }
+
+    /// Embeddings of training rows, before and after normalisation, with dropout and the noise that the settings ask for.
+    pub fn embed(&self, rows: &[usize], params: &Params, training: &Training) -> (Tensor, Tensor) {
+        let mut out = match self {
+            Self::Pooled { features, changes, graph } => {
+                let mut x = features.index_select(0, &indices(rows));
+                if training.feature_noise > 0.0 {
+                    let spread = if let Some(scale) = params.get("speech.head.scale") {
+                        1.0 / scale
+                    } else {
+                        x.std_dim([0i64].as_slice(), false, true)
+                    };
+                    x = &x + x.randn_like() * spread * training.feature_noise;
+                }
+                if training.channel_noise > 0.0 && changes.size()[0] > 0 {
+                    let n = rows.len() as i64;
+                    let drawn =
+                        changes.index_select(0, &Tensor::randint(changes.size()[0], [n], (Kind::Int64, Device::Cpu)));
+                    let signs = Tensor::randint(2, [n, 1], (Kind::Float, Device::Cpu)) * 2.0 - 1.0;
+                    x += drawn * signs * training.channel_noise;
+                }
+                run(graph, params, &[("pooled", &x)], true)
+            }
+            Self::Frames { mel, frames, width, graph } => {
+                let chosen: Vec<&Tensor> = rows.iter().map(|r| &frames[*r]).collect();
+                let longest = chosen.iter().map(|f| f.size()[0]).max().unwrap_or(0);
+                let padded: Vec<Tensor> = chosen
+                    .iter()
+                    .map(|f| f.to_kind(Kind::Float).constant_pad_nd([0, 0, 0, longest - f.size()[0]]))
+                    .collect();
+                let lengths: Vec<i64> = chosen.iter().map(|f| f.size()[0]).collect();
+                let joined = Tensor::stack(&padded, 0);
+                let (x, weight) = (joined.narrow(2, 0, *width), joined.select(2, *width));
+                let positions = Tensor::arange(longest, (Kind::Int64, Device::Cpu)).unsqueeze(0);
+                let mask = positions.lt_tensor(&Tensor::from_slice(&lengths).unsqueeze(1)).to_kind(Kind::Float);
+                let mel = Tensor::stack(&rows.iter().map(|r| &mel[*r]).collect::<Vec<_>>(), 0);
+                run(graph, params, &[("frames", &x), ("mask", &mask), ("weight", &weight), ("mel", &mel)], true)
+            }
+        };
+        let take =
+            |out: &mut BTreeMap<String, Tensor>, name: &str| out.remove(name).expect("head graphs name their outputs");
+        (take(&mut out, "raw"), take(&mut out, "embedding"))
+    }
+}
+
+fn load_frames(config: &Config) -> Result<(Vec<Entry>, Option<Validation>, Speech)> {
+    let (tower, layer) = (&config.speech.tower, config.training.unfreeze_from);
+    let mut store = open(config, Form::Frames { layer: layer - 1 })?;
+    let kept: Vec<usize> = (0..store.entries.len()).filter(|n| store.entries[*n].split == Split::Train).collect();
+    let width = tower.whisper.width as i64;
+    let (mut mel, mut frames) = (vec![], vec![]);
+    for n in &kept {
+        let values = store.read(*n)?;
+        mel.push(Tensor::from_slice(&values[..2 * BANDS]));
+        frames.push(Tensor::from_slice(&values[2 * BANDS..]).view([-1, width + 1]).to_kind(Kind::Half));
+    }
+    let entries = kept.iter().map(|n| store.entries[*n].clone()).collect();
+    let graph = tower.record_upper(layer - 1, config.dimension);
+    Ok((entries, None, Speech::Frames { mel, frames, width, graph }))
+}
+
+fn load_pooled(config: &Config) -> Result<(Vec<Entry>, Option<Validation>, Speech)> {
+    let tower = &config.speech.tower;
+    let mut store = open(config, Form::Pooled)?;
+    let cached = config.speech.cached_tower();
+    let columns = Tensor::from_slice(&tower.columns_of(&cached).context("the cache lacks a layer of the tower")?);
+    let mut read = |split| read_pooled(config, &mut store, split, cached.pooled_width(), &columns);
+    let (entries, features) = read(Split::Train)?;
+    let validation = Some(read(Split::Val)?).filter(|(e, _)| !e.is_empty());
+    let changes = changes(&entries, &features);
+    Ok((entries, validation, Speech::Pooled { features, changes, graph: tower.record_head(config.dimension) }))
+}
+
+fn read_pooled(
+    config: &Config,
+    store: &mut Store,
+    split: Split,
+    width: usize,
+    columns: &Tensor,
+) -> Result<(Vec<Entry>, Tensor)> {
+    let kept: Vec<usize> = (0..store.entries.len())
+        .filter(|n| store.entries[*n].split == split && config.data.train.contains(&store.entries[*n].corpus))
+        .collect();
+    let mut flat: Vec<f32> = Vec::with_capacity(kept.len() * width);
+    for n in &kept {
+        flat.extend_from_slice(&store.read(*n)?[..width]);
+    }
+    let entries = kept.iter().map(|n| store.entries[*n].clone()).collect();
+    Ok((entries, Tensor::from_slice(&flat).view([kept.len() as i64, width as i64]).index_select(1, columns)))
+}
+
+/// Features of altered copies minus those of their originals.
+fn changes(entries: &[Entry], features: &Tensor) -> Tensor {
+    let originals: HashMap<&Path, usize> = (0..entries.len())
+        .filter(|n| entries[*n].variant == "original")
+        .map(|n| (entries[n].path.as_path(), n))
+        .collect();
+    let (copies, sources): (Vec<usize>, Vec<usize>) = (0..entries.len())
+        .filter(|n| entries[*n].variant.starts_with("copy-"))
+        .filter_map(|n| Some((n, *originals.get(entries[n].path.as_path())?)))
+        .unzip();
+    features.index_select(0, &indices(&copies)) - features.index_select(0, &indices(&sources))
+}
+
+/// Row numbers as a tensor.
+pub fn indices(rows: &[usize]) -> Tensor {
+    Tensor::from_slice(&rows.iter().map(|r| *r as i64).collect::<Vec<_>>())
+}
