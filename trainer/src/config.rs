@@ -151,6 +151,8 @@ pub struct Tuning {
     /// Weight of seeing the same likenesses to the styles as the teacher.
     #[serde(default)]
     pub agreeing: f64,
+    /// Inverse temperature of the bank while tuning; that of `text.tower.bank` is for answering.
+    pub sharpness: f32,
     /// 0 keeps styles as alike as the teacher sees them, 1 makes them all equally unlike.
     #[serde(default)]
     pub sharpen: f64,
@@ -316,6 +318,8 @@ pub struct Card {
     pub provenance: std::collections::BTreeMap<String, String>,
     /// What it is bad at, in plain sentences.
     pub weaknesses: Vec<String>,
+    /// What else a reader of the results should know, in plain sentences.
+    pub notes: Vec<String>,
 }
 
 impl Config {

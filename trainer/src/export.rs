@@ -117,7 +117,11 @@ pub fn write_card(config: &Config, folder: &Path, results: &[CorpusScores]) -> R
         out += &table(results);
         out += "\n### Per style\n\n";
         out += &style_table(results);
-        out += "\nReproduce with `esr-trainer evaluate --bundle models/default --split test`.\n";
+        out += "\nPrinted by `esr-trainer evaluate --bundle models/default --split test --styles`.\n";
+        if !card.notes.is_empty() {
+            out += "\n### Notes\n\n";
+            card.notes.iter().for_each(|note| out += &format!("- {note}\n"));
+        }
     }
     write(folder, CARD_FILE, out.as_bytes())
 }

@@ -1,6 +1,7 @@
 //! Trains projections and heads (and, if asked, the last encoder blocks) on cached features, in the paper's stages:
 //! classifier first, then the contrastive loss, then the modality discriminator behind gradient reversal.
 
+use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 
@@ -8,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
-use tch::{Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::baseline::unit;
 use crate::checkpoint::Checkpoint;
@@ -92,7 +93,7 @@ pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()>
             }
             standardise(&mut params, &speech, &table.features);
             if let (Speech::Pooled { features, .. }, true) = (&speech, t.warm_start > 0.0) {
-                let targets = class_targets(entries.iter(), &table, &text_graph, &params);
+                let targets = class_targets(entries.iter(), &table, &text_graph, &params, &mut BTreeMap::new());
                 warm_start::start(config, &entries, features, &targets, &mut params)?;
             }
             let optimiser = AdamW { decay: t.decay, ..AdamW::default() };
@@ -121,6 +122,8 @@ pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()>
     let progress = Progress::start((t.epochs * steps) as u64, "steps");
     progress.advance((state.epoch * steps) as u64);
     let last = until.unwrap_or(t.epochs).min(t.epochs);
+    // A tuned text side does not move, and neither do the places of the classes.
+    let mut targets = BTreeMap::new();
     while state.epoch < last {
         let epoch = state.epoch;
         // Everything random in an epoch follows from its number, so that a resumed run repeats an unbroken one.
@@ -132,36 +135,45 @@ pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()>
             let chosen: Vec<usize> =
                 rows.iter().map(|r| draw_prompt(&entries[*r], &table, t.pair_prompts, &mut random)).collect();
             let (raw, embedding) = speech.embed(&rows, &state.params, t);
-            let features = table.features.index_select(0, &indices(&chosen));
-            let text = run(&text_graph, &state.params, &[("pooled", &features)], true);
+            // Needed by some of the losses only.
+            let text = LazyCell::new(|| {
+                let features = table.features.index_select(0, &indices(&chosen));
+                run(&text_graph, &state.params, &[("pooled", &features)], true)["embedding"].shallow_clone()
+            });
             let temperature = state.params["log_temperature"].exp();
             let marks = marks(rows.iter().map(|r| &entries[*r]), &styles);
 
             let domains: Vec<usize> = rows.iter().map(|r| domain(config, &entries[*r].corpus)).collect();
-            let logits = if t.tied_classifier {
-                let classes = class_texts(&table, &styles, &text_graph, &state.params);
-                embedding.matmul(&classes.transpose(0, 1)) / &temperature + hide(&domains, &style_domains)
-            } else {
-                run(&class_graph, &state.params, &[("x", &raw)], true)["logits"].shallow_clone()
-            };
-            let class_loss = soft_cross_entropy(&logits, &marks);
-            line.classifier += class_loss.double_value(&[]) / steps as f64;
-            let mut loss = class_loss * t.classifier;
+            let mut loss = Tensor::zeros([], (Kind::Float, Device::Cpu));
+            if t.classifier > 0.0 {
+                let logits = if t.tied_classifier {
+                    let classes = class_texts(&table, &styles, &text_graph, &state.params);
+                    embedding.matmul(&classes.transpose(0, 1)) / &temperature + hide(&domains, &style_domains)
+                } else {
+                    run(&class_graph, &state.params, &[("x", &raw)], true)["logits"].shallow_clone()
+                };
+                let term = soft_cross_entropy(&logits, &marks);
+                line.classifier += term.double_value(&[]) / steps as f64;
+                loss += term * t.classifier;
+            }
             if t.alignment > 0.0 {
-                let target = class_targets(rows.iter().map(|r| &entries[*r]), &table, &text_graph, &state.params);
+                if config.text.tuning.is_none() {
+                    targets.clear();
+                }
+                let of_rows = rows.iter().map(|r| &entries[*r]);
+                let target = class_targets(of_rows, &table, &text_graph, &state.params, &mut targets);
                 let cosine: Tensor = &embedding * target;
                 let term: Tensor =
                     1.0 - cosine.sum_dim_intlist([1i64].as_slice(), false, Kind::Float).mean(Kind::Float);
                 line.alignment += term.double_value(&[]) / steps as f64;
                 loss += term * t.alignment;
             }
-            if epoch >= t.contrastive_from {
+            if epoch >= t.contrastive_from && t.contrastive > 0.0 {
                 let positives = t
                     .multi_positive
                     .then(|| positives(rows.iter().map(|r| &entries[*r]), chosen.iter().map(|p| &table.styles[*p])));
                 let apart = (t.domains.len() > 1).then(|| hide_pairs(&domains));
-                let term =
-                    contrastive(&embedding, &text["embedding"], &temperature, positives.as_ref(), apart.as_ref());
+                let term = contrastive(&embedding, &text, &temperature, positives.as_ref(), apart.as_ref());
                 line.contrastive += term.double_value(&[]) / steps as f64;
                 loss += term * t.contrastive;
             }
@@ -170,7 +182,7 @@ pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()>
                     run(&judge_graph, &state.params, &[("x", &reverse_gradient(x, 1.0))], true)["logits"]
                         .shallow_clone()
                 };
-                let term = modality(&judged(&embedding), &judged(&text["embedding"]));
+                let term = modality(&judged(&embedding), &judged(&text));
                 line.discriminator += term.double_value(&[]) / steps as f64;
                 loss += term * t.discriminator;
             }
@@ -297,14 +309,15 @@ fn hide_pairs(clips: &[usize]) -> Tensor {
     Tensor::from_slice(&flat).view([clips.len() as i64, clips.len() as i64])
 }
 
-/// The unit mean text embedding of each entry's class; no gradient flows into the text side.
+/// The unit mean text embedding of each entry's class, `known` from earlier or computed; no gradient flows into the text
+/// side.
 fn class_targets<'a>(
     entries: impl Iterator<Item = &'a Entry>,
     table: &PromptTable,
     graph: &Graph,
     params: &Params,
+    known: &mut BTreeMap<String, Tensor>,
 ) -> Tensor {
-    let mut known: BTreeMap<String, Tensor> = BTreeMap::new();
     let rows: Vec<Tensor> = entries
         .map(|e| {
             let target = known.entry(e.class()).or_insert_with(|| {

@@ -15,6 +15,7 @@ use crate::baseline::unit;
 use crate::config::{Config, Tuning};
 use crate::encoders;
 use crate::losses::soft_cross_entropy;
+use crate::nets::text_tower::Bank;
 use crate::optimiser::AdamW;
 use crate::progress::Progress;
 use crate::prompts::{Prompts, Side, fill_one as fill};
@@ -25,6 +26,8 @@ use crate::weights;
 
 /// The template in which the teacher reads a word.
 const TEACHER_TEMPLATE: &str = "a {x} voice";
+
+const ASKED: usize = 100;
 
 /// The file with the tuned text tower.
 pub fn file(config: &Config) -> PathBuf {
@@ -83,7 +86,9 @@ pub fn tune_text(config: &Config) -> Result<()> {
     let (targets, keys) = teacher_space(&teacher, &owners, labelled, styles.len(), config.dimension);
 
     tch::manual_seed(config.seed as i64);
-    let graph = config.text.tower.record_tuning(config.dimension, tuning.dropout);
+    let mut tower = config.text.tower.clone();
+    tower.bank = Some(Bank { sharpness: tuning.sharpness, ..bank.clone() });
+    let graph = tower.record_tuning(config.dimension, tuning.dropout);
     let mut params = encoders::text(config)?;
     encoders::initialise(&graph, &mut params);
     params.insert("text.head.keys".into(), keys.shallow_clone());
@@ -124,7 +129,7 @@ pub fn tune_text(config: &Config) -> Result<()> {
         let cosine: Tensor = placed * &target;
         let seen = soft_cross_entropy(
             &out["logits"].narrow(0, half as i64, half as i64),
-            &(target.matmul(&keys.transpose(0, 1)) * f64::from(bank.sharpness)).softmax(1, Kind::Float),
+            &(target.matmul(&keys.transpose(0, 1)) * f64::from(tuning.sharpness)).softmax(1, Kind::Float),
         );
         let placing: Tensor = 1.0 - cosine.sum_dim_intlist([1i64].as_slice(), false, Kind::Float).mean(Kind::Float);
         let loss: Tensor = naming * tuning.naming + placing * tuning.placing + seen * tuning.agreeing;
@@ -146,7 +151,7 @@ pub fn tune_text(config: &Config) -> Result<()> {
     Ok(())
 }
 
-/// How often the tuned tower names the right style for the prompts of one side.
+/// How often the tuned tower names the right style for the prompts of one side, asked about at most a hundred of each style.
 pub fn accuracy(config: &Config, side: Side) -> Result<f64> {
     let prompts = Prompts::read(&config.data.prompts)?;
     let params = load(config)?;
@@ -154,7 +159,8 @@ pub fn accuracy(config: &Config, side: Side) -> Result<f64> {
     let tokenizer = TextTokenizer::read(&weights::resolve(&config.text.tokenizer), config.text.max_tokens)?;
     let (mut right, mut all) = (0.0, 0.0);
     for (n, style) in prompts.styles().enumerate() {
-        let texts = prompts.of_class(&[style.to_string()], side);
+        let all_texts = prompts.of_class(&[style.to_string()], side);
+        let texts: Vec<String> = all_texts.iter().step_by(all_texts.len().div_ceil(ASKED).max(1)).cloned().collect();
         let (ids, mask) = tokenizer.encode(&texts)?;
         let out = tch::no_grad(|| run(&graph, &params, &[("input_ids", &ids), ("attention_mask", &mask)], false));
         let named = Vec::<i64>::try_from(out["logits"].argmax(1, false))?;
