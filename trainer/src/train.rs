@@ -187,6 +187,10 @@ pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()>
                 loss += term * t.discriminator;
             }
             ensure!(
+                loss.requires_grad(),
+                "no loss is on in epoch {epoch}: give training.classifier, alignment or contrastive a weight"
+            );
+            ensure!(
                 loss.double_value(&[]).is_finite(),
                 "the loss is not finite in epoch {epoch}, step {step}; lower training.rate"
             );
