@@ -5,10 +5,11 @@ use std::collections::btree_map::Entry as Slot;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
 
+use crate::audio_file::waveform;
 use crate::baseline::{Ridge, STRENGTHS, unit};
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
@@ -225,14 +226,9 @@ impl Judge for BundleJudge {
     fn speech(&mut self, entries: &[Entry], _: &Tensor) -> Result<Tensor> {
         let progress = Progress::start(entries.len() as u64, "clips through the bundle");
         let mut rows = vec![];
+        let rate = self.encoder.sample_rate();
         for batch in entries.chunks(4) {
-            let read = |e: &Entry| -> Result<esr_audio::Waveform> {
-                let bytes = std::fs::read(&e.path).with_context(|| format!("cannot read {}", e.path.display()))?;
-                let pcm = esr_audio::decode(&bytes, &esr_audio::Limits::default())
-                    .map_err(|x| anyhow!("{}: {x}", e.path.display()))?;
-                pcm.to_model_rate(self.encoder.sample_rate()).map_err(|x| anyhow!("{}: {x}", e.path.display()))
-            };
-            let clips = batch.iter().map(read).collect::<Result<Vec<_>>>()?;
+            let clips = batch.iter().map(|e| waveform(&e.path, rate)).collect::<Result<Vec<_>>>()?;
             let embedded = self.encoder.embed_speech(&clips, &esr_encoder::Cancel::default())?;
             rows.extend(embedded.iter().map(|e| Tensor::from_slice(e.as_slice())));
             progress.advance(batch.len() as u64);

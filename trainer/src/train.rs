@@ -141,7 +141,6 @@ pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()>
                 run(&text_graph, &state.params, &[("pooled", &features)], true)["embedding"].shallow_clone()
             });
             let temperature = state.params["log_temperature"].exp();
-            let marks = marks(rows.iter().map(|r| &entries[*r]), &styles);
 
             let domains: Vec<usize> = rows.iter().map(|r| domain(config, &entries[*r].corpus)).collect();
             let mut loss = Tensor::zeros([], (Kind::Float, Device::Cpu));
@@ -152,7 +151,7 @@ pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()>
                 } else {
                     run(&class_graph, &state.params, &[("x", &raw)], true)["logits"].shallow_clone()
                 };
-                let term = soft_cross_entropy(&logits, &marks);
+                let term = soft_cross_entropy(&logits, &marks(rows.iter().map(|r| &entries[*r]), &styles));
                 line.classifier += term.double_value(&[]) / steps as f64;
                 loss += term * t.classifier;
             }

@@ -217,7 +217,7 @@ fn results_do_not_depend_on_batch_mates() {
 fn silence_around_a_clip_changes_nothing_when_it_is_trimmed() {
     let graph = trimming(Pooling::Even, true).record(24);
     let params = random_params(&graph, 9);
-    let (waveform, length) = voices(&[8_000], 0);
+    let (waveform, _) = voices(&[8_000], 0);
     // Whole frames of silence, so that the analysis windows fall on the same samples; inside, far from the cut ends.
     let quiet = |n: i64| Tensor::zeros([1, n], FLOAT);
     let wrapped = Tensor::cat(&[quiet(4_800), waveform.shallow_clone(), quiet(3_200)], 1);
@@ -230,7 +230,6 @@ fn silence_around_a_clip_changes_nothing_when_it_is_trimmed() {
         embed(&wrapped, 16_000),
     );
     assert!(difference(&alone, &inside) < 1e-3, "{}", difference(&alone, &inside));
-    let _ = length;
 }
 
 #[test]
