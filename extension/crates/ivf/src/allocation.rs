@@ -37,11 +37,14 @@ impl Group {
 const LEVELS: [(usize, f64); 7] =
     [(0, 1.0), (1, 0.363), (2, 0.1175), (4, 0.01154), (8, 4.5e-5), (12, 1.8e-7), (16, 7e-10)];
 
-/// Divides axes of these variances (not increasing) into `count` groups, an even number. Groups that code an axis first come
-/// in the order of the axes, those that refine after them.
-pub fn groups(variances: &[f32], count: usize) -> Vec<Group> {
-    let levels = levels(variances, count * 4);
-    let mut groups = Vec::with_capacity(count);
+/// Codes need not be finer than this share of the variance: the rows that matter are measured exactly.
+const FINE_ENOUGH: f64 = 0.002;
+
+/// Divides axes of these variances (not increasing) into groups, an even number of at most `most`. Groups that code an axis
+/// first come in the order of the axes, those that refine after them.
+pub fn groups(variances: &[f32], most: usize) -> Vec<Group> {
+    let levels = levels(variances, most * 4);
+    let mut groups = Vec::with_capacity(most);
     let mut axis = 0;
     while axis < levels.len() && levels[axis] > 0 {
         let share = MAX_AXES_PER_GROUP / LEVELS[levels[axis]].0.min(4);
@@ -49,24 +52,22 @@ pub fn groups(variances: &[f32], count: usize) -> Vec<Group> {
         groups.push(Group { first: axis as u16, count: same as u8 });
         axis += same;
     }
-    // Rounding may leave too many groups: the last ones are taken together or dropped; or too few: refine.
-    groups.truncate(count);
-    let mut refined = vec![0usize; variances.len()];
+    // Rounding to whole nibbles may have made too many: the last ones vary least.
+    groups.truncate(most);
     let base = groups.clone();
     for round in 1..4 {
         for group in base.iter().filter(|group| group.count == 1) {
-            let axis = usize::from(group.first);
-            if groups.len() < count && LEVELS[levels[axis]].0 >= 4 * (round + 1) {
+            if groups.len() < most && LEVELS[levels[usize::from(group.first)]].0 >= 4 * (round + 1) {
                 groups.push(*group);
-                refined[axis] += 1;
             }
         }
     }
-    // What is still free refines the leading axes, over and over: a row of one dimension has many nibbles for it.
-    let leading: Vec<Group> = base.iter().copied().take(count).collect();
-    while groups.len() < count && !leading.is_empty() {
-        let missing = count - groups.len();
-        groups.extend(leading.iter().take(missing));
+    if groups.is_empty() {
+        groups.push(Group { first: 0, count: 1 });
+    }
+    if !groups.len().is_multiple_of(2) {
+        // A pair is what the kernel reads: refine the leading group.
+        groups.push(groups[0]);
     }
     groups
 }
@@ -81,11 +82,17 @@ fn levels(variances: &[f32], mut quarters: usize) -> Vec<usize> {
     };
     let mut queue: std::collections::BinaryHeap<Step> =
         (0..variances.len()).map(|axis| Step { gain: gain(axis, 0), axis }).collect();
+    let total: f64 = variances.iter().map(|&v| f64::from(v)).sum();
+    let mut left = total;
     while let Some(Step { axis, .. }) = queue.pop() {
         let cost = LEVELS[levels[axis] + 1].0 - LEVELS[levels[axis]].0;
+        if left <= FINE_ENOUGH * total {
+            break;
+        }
         if cost > quarters {
             continue;
         }
+        left -= f64::from(variances[axis]) * (LEVELS[levels[axis]].1 - LEVELS[levels[axis] + 1].1);
         quarters -= cost;
         levels[axis] += 1;
         if levels[axis] + 1 < LEVELS.len() {
@@ -124,9 +131,9 @@ impl Ord for Step {
 mod tests {
     use super::*;
 
-    fn check(variances: &[f32], count: usize) -> Vec<Group> {
-        let groups = groups(variances, count);
-        assert_eq!(groups.len(), count);
+    fn check(variances: &[f32], most: usize) -> Vec<Group> {
+        let groups = groups(variances, most);
+        assert!(!groups.is_empty() && groups.len() <= most && groups.len().is_multiple_of(2), "{}", groups.len());
         assert!(groups.iter().all(|group| group.axes().end <= variances.len() && group.count() > 0));
         groups
     }
@@ -134,12 +141,14 @@ mod tests {
     #[test]
     fn equal_axes_share_equally() {
         let groups = check(&[1.0; 480], 240);
-        assert!(groups.iter().all(|group| group.count() == 2));
+        assert!(groups.len() == 240 && groups.iter().all(|group| group.count() == 2));
     }
 
     #[test]
-    fn one_axis_gets_all_of_them() {
-        assert!(check(&[1.0], 4).iter().all(|group| group.axes() == (0..1)));
+    fn one_axis_gets_what_it_needs() {
+        let groups = check(&[1.0], 4);
+        assert!(groups.iter().all(|group| group.axes() == (0..1)));
+        assert_eq!(groups.len(), 2);
         check(&[0.0; 7], 4);
     }
 
@@ -151,5 +160,11 @@ mod tests {
         assert!(nibbles(0) >= 2, "{}", nibbles(0));
         assert!(nibbles(0) >= nibbles(100));
         assert!(nibbles(511) == 0);
+    }
+
+    #[test]
+    fn few_directions_need_few_groups() {
+        let groups = check(&[1.0; 64], 240);
+        assert!(groups.len() <= 130, "{}", groups.len());
     }
 }

@@ -31,14 +31,16 @@ pub struct CheckReport {
 /// Those of the store, and damage that leaves nothing to go on with.
 pub fn check<S: PageStore>(store: &S, mut each: impl FnMut(RowId)) -> Result<CheckReport, StoreError> {
     let structure = current(store, &mut None)?;
-    let mut report = CheckReport { lists: structure.lists.len() as u32, pages: store.block_count(), ..Default::default() };
+    let mut report =
+        CheckReport { lists: structure.lists.len() as u32, pages: store.block_count(), ..Default::default() };
     let mut owned = HashSet::from([META_BLOCK]);
     let mut own = |block: BlockNumber, what: &str, problems: &mut Vec<String>| {
         if !owned.insert(block) {
             problems.push(format!("block {block} ({what}) is pointed to twice"));
         }
     };
-    for (kind, first) in [(Kind::Model, structure.meta.model.get()), (Kind::Directory, structure.meta.directory.get())] {
+    for (kind, first) in [(Kind::Model, structure.meta.model.get()), (Kind::Directory, structure.meta.directory.get())]
+    {
         for block in chain::blocks_of(store, kind, first)? {
             own(block, "model or directory", &mut report.problems);
         }

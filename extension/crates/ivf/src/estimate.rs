@@ -5,7 +5,8 @@
 
 use crate::confidence::ListScore;
 use crate::page::FIRST_LIST;
-use crate::quantiser::ByteTables;
+use crate::quantiser::{ByteTables, Quantiser};
+use crate::rotation::Rotation;
 use crate::store::NO_BLOCK;
 use crate::structure::Structure;
 
@@ -27,12 +28,9 @@ impl Estimator {
         let model = &structure.model;
         let tables = ByteTables::new(&model.quantiser.tables(&rotated), base);
         let outside = (squared - (esr_vector::kernels().dot)(&rotated, &rotated)).max(0.0);
-        let weighted = |weights: &[f32]| -> f32 { rotated.iter().zip(weights).map(|(q, w)| q * q * w).sum() };
-        let deviation = (weighted(&model.scatter) + outside * model.scatter_left_out).sqrt();
-        let directions_left_out = (structure.dimension() - structure.axes()).max(1) as f32;
-        let error = weighted(model.quantiser.errors())
-            + outside * model.rotation.left_out / directions_left_out
-            + tables.rounding * tables.rounding;
+        let deviation = (weighted(&rotated, &model.scatter) + outside * model.scatter_left_out).sqrt();
+        let error =
+            error_of_codes(&model.rotation, &model.quantiser, &rotated, outside) + tables.rounding * tables.rounding;
         Self { rotated, base, deviation, tables, error: error.sqrt() }
     }
 
@@ -55,4 +53,15 @@ impl Estimator {
     pub fn lists_from(&self, structure: &Structure, first: u32) -> Vec<ListScore> {
         structure.score_lists(first, &self.rotated, self.base, self.deviation)
     }
+}
+
+/// Variance of the difference between a row's product with a query and the same product with what its code stands for; the
+/// query is rotated, `outside` its squared length in the directions left out.
+pub fn error_of_codes(rotation: &Rotation, quantiser: &Quantiser, rotated: &[f32], outside: f32) -> f32 {
+    let directions_left_out = (rotation.dimension() - rotation.axis_count()).max(1) as f32;
+    weighted(rotated, quantiser.errors()) + outside * rotation.left_out / directions_left_out
+}
+
+fn weighted(rotated: &[f32], weights: &[f32]) -> f32 {
+    rotated.iter().zip(weights).map(|(q, weight)| q * q * weight).sum()
 }

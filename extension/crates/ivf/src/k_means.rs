@@ -159,9 +159,7 @@ mod tests {
         let points = clustered_data(300, 9, 12, 1);
         let centroids = clustered_data(13, 9, 12, 2);
         for threads in [1, 3] {
-            for (point, (cluster, distance)) in
-                points.chunks_exact(9).zip(assign(&points, 9, &centroids, threads))
-            {
+            for (point, (cluster, distance)) in points.chunks_exact(9).zip(assign(&points, 9, &centroids, threads)) {
                 let naive: Vec<f32> = centroids
                     .chunks_exact(9)
                     .map(|c| c.iter().zip(point).map(|(x, y)| (x - y) * (x - y)).sum())

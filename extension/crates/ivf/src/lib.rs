@@ -36,7 +36,9 @@ pub mod vacuum;
 #[cfg(test)]
 mod testing;
 
-pub use build::{BuildOptions, BuildReport, MAX_LISTS, Phase, Progress, RowSource, Silent, build, build_empty, default_lists};
+pub use build::{
+    BuildOptions, BuildReport, MAX_LISTS, Phase, Progress, RowSource, Silent, build, build_empty, default_lists,
+};
 pub use check::{CheckReport, check};
 pub use insert::{Inserted, Key, insert};
 pub use maintain::{MaintainReport, TableVectors, maintain};

@@ -268,16 +268,13 @@ impl Layout {
         self.groups / 2
     }
 
-    /// Groups for vectors of a dimension: four bits for two axes, as far as whole blocks fill a page; sixteen bits an axis
-    /// at most.
-    pub fn groups_for(dimension: usize, has_norms: bool) -> usize {
+    /// Most groups for vectors of a dimension: four bits for two axes, as far as whole blocks fill a page; sixteen bits an
+    /// axis at most.
+    pub fn most_groups(dimension: usize, has_norms: bool) -> usize {
         let norms = if has_norms { 4 * BLOCK_ROWS } else { 0 };
-        let most = |blocks: usize| {
-            let room = (CONTENT_BYTES - size_of::<ListHeader>()) / blocks - NORMS - norms;
-            (room / 16) & !1
-        };
+        let room = |blocks: usize| ((CONTENT_BYTES - size_of::<ListHeader>()) / blocks - NORMS - norms) / 16 & !1;
         // The kernel's 16-bit sums hold 256 groups; two blocks a page leave room for fewer.
-        (4 * dimension).min(if dimension > 960 { 254.min(most(1)) } else { most(2) }).max(2)
+        (4 * dimension).min(if dimension > 960 { 254.min(room(1)) } else { room(2) }).max(2)
     }
 
     fn block_start(self, block: usize) -> usize {

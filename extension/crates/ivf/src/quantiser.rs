@@ -32,7 +32,8 @@ pub struct Quantiser {
 }
 
 impl Quantiser {
-    /// Learns `group_count` groups (an even number) from rotated rows, `rows x axes`; `variances` has one element an axis.
+    /// Learns at most `group_count` groups (an even number) from rotated rows, `rows x axes`; `variances` has one element an
+    /// axis.
     pub fn train(rotated: &[f32], variances: &[f32], group_count: usize, seed: u64) -> Self {
         let axes = variances.len();
         let rows = rotated.len() / axes;
@@ -40,9 +41,16 @@ impl Quantiser {
         let chosen = index::sample(&mut random, rows, rows.min(TRAINING_ROWS));
         let mut left: Vec<f32> =
             chosen.iter().flat_map(|row| rotated[row * axes..(row + 1) * axes].iter().copied()).collect();
-        let mut quantiser = Self { groups: allocation::groups(variances, group_count), centres: Vec::new(), errors: Vec::new() };
-        for group in quantiser.groups.clone() {
-            let centres = train_group(&left, axes, group, variances);
+        let mut quantiser =
+            Self { groups: allocation::groups(variances, group_count), centres: Vec::new(), errors: Vec::new() };
+        for (place, group) in quantiser.groups.clone().into_iter().enumerate() {
+            let is_first = !quantiser.groups[..place].contains(&group);
+            let is_refined = quantiser.groups[place + 1..].contains(&group);
+            let centres = if is_first && !is_refined {
+                train_group(&left, axes, group, variances)
+            } else {
+                uniform(&left, axes, group, variances)
+            };
             for row in left.chunks_exact_mut(axes) {
                 subtract(&centres, group, row);
             }
@@ -151,6 +159,24 @@ fn subtract(centres: &[f32], group: Group, row: &mut [f32]) -> u8 {
     best as u8
 }
 
+/// Equal steps over all that is there, for an axis with several nibbles: every value is then within half a step of the last
+/// nibble. (Centres fitted to where most rows are would leave rows far out without a fine code, and those are what a query
+/// in their direction asks for.)
+fn uniform(rows: &[f32], axes: usize, group: Group, variances: &[f32]) -> Vec<f32> {
+    let axis = group.axes().start;
+    let values = || rows.iter().skip(axis).step_by(axes).copied();
+    let (low, high) = values().fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), x| (low.min(x), high.max(x)));
+    let deviation = variances[axis].sqrt();
+    // Rows to come lie a little farther out than those of a sample.
+    let (low, high) = if low < high {
+        (low - 0.05 * (high - low), high + 0.05 * (high - low))
+    } else {
+        (-3.0 * deviation, 3.0 * deviation)
+    };
+    let step = (high - low) / CODES as f32;
+    (0..CODES).map(|code| low + (code as f32 + 0.5) * step).collect()
+}
+
 /// Lloyd's algorithm on one group's axes, started from quantiles so that no random start can be a bad one.
 fn train_group(rows: &[f32], axes: usize, group: Group, variances: &[f32]) -> Vec<f32> {
     let count = group.count();
@@ -167,19 +193,22 @@ fn train_group(rows: &[f32], axes: usize, group: Group, variances: &[f32]) -> Ve
         }
     }
     let whole = Group::whole(count);
+    let variance = variances[group.axes()].iter().sum::<f32>().max(f32::MIN_POSITIVE);
     for _ in 0..TRAINING_ROUNDS {
         let mut sums = vec![0.0f64; count * CODES];
-        let mut sizes = [0u32; CODES];
+        let mut sizes = [0.0f64; CODES];
         for point in &points {
             let mut left = [0.0; allocation::MAX_AXES_PER_GROUP];
             left[..count].copy_from_slice(point);
             let code = usize::from(subtract(&centres, whole, &mut left));
-            sizes[code] += 1;
-            (0..count).for_each(|axis| sums[axis * CODES + code] += f64::from(point[axis]));
+            // Rows far out are the nearest ones to queries in their direction, so their errors count more.
+            let weight: f32 = 1.0 + point.iter().map(|x| x * x).sum::<f32>() / variance;
+            sizes[code] += f64::from(weight);
+            (0..count).for_each(|axis| sums[axis * CODES + code] += f64::from(weight * point[axis]));
         }
         for (i, centre) in centres.iter_mut().enumerate() {
-            if sizes[i % CODES] > 0 {
-                *centre = (sums[i] / f64::from(sizes[i % CODES])) as f32;
+            if sizes[i % CODES] > 0.0 {
+                *centre = (sums[i] / sizes[i % CODES]) as f32;
             }
         }
     }
@@ -206,8 +235,10 @@ impl ByteTables {
     /// Rounds tables; `base` is added to every sum.
     pub fn new(tables: &[[f32; CODES]], base: f32) -> Self {
         let lowest = |table: &[f32; CODES]| table.iter().copied().fold(f32::INFINITY, f32::min);
-        let ranges: Vec<f32> =
-            tables.iter().map(|table| table.iter().copied().fold(f32::NEG_INFINITY, f32::max) - lowest(table)).collect();
+        let ranges: Vec<f32> = tables
+            .iter()
+            .map(|table| table.iter().copied().fold(f32::NEG_INFINITY, f32::max) - lowest(table))
+            .collect();
         let largest = |ranges: &[f32]| ranges.iter().copied().fold(0.0, f32::max);
         let high_groups = MAX_HIGH_GROUPS.min(tables.len() / 2 / 2 * 2);
         let (leading, others) = ranges.split_at(high_groups);

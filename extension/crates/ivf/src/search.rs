@@ -399,12 +399,10 @@ impl Prepared {
     fn new(structure: &Structure, query: &[f32], options: SearchOptions) -> Self {
         let rotation = &structure.model.rotation;
         let dot = esr_vector::kernels().dot;
-        let estimator = Estimator::new(structure, rotation.rotate_direction(query), dot(query, &rotation.mean), dot(query, query));
-        let margin = if structure.is_trained() {
-            estimator.error * deviations(options.target_recall)
-        } else {
-            f32::INFINITY
-        };
+        let estimator =
+            Estimator::new(structure, rotation.rotate_direction(query), dot(query, &rotation.mean), dot(query, query));
+        let margin = structure.margin(options.target_recall);
+        let margin = if margin.is_finite() { margin * estimator.error } else { margin };
         let order = Order::new(estimator.lists(structure));
         Self { estimator, margin, order }
     }
@@ -420,18 +418,4 @@ fn score_of(metric: Metric, distance: f64, query: &[f32]) -> f32 {
             (0.5 * (norm * norm - distance * distance)) as f32
         }
     }
-}
-
-/// How many deviations of the code's error make up the margin, so that a row is missed with probability 1 - target:
-/// quantiles of the normal distribution.
-fn deviations(target: f64) -> f32 {
-    const QUANTILES: [(f64, f32); 8] =
-        [(0.5, 0.0), (0.7, 0.52), (0.8, 0.84), (0.9, 1.28), (0.95, 1.64), (0.99, 2.33), (0.999, 3.09), (0.9999, 3.72)];
-    if target >= 1.0 {
-        return f32::INFINITY;
-    }
-    let place = QUANTILES.partition_point(|&(known, _)| known <= target).clamp(1, QUANTILES.len() - 1);
-    let ((low, a), (high, b)) = (QUANTILES[place - 1], QUANTILES[place]);
-    let t = ((target - low) / (high - low)).clamp(0.0, 1.0) as f32;
-    a + (b - a) * t
 }

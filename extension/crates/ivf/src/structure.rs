@@ -28,6 +28,9 @@ pub struct Model {
     pub scatter: Vec<f32>,
     /// The same in the directions left out, for each of them.
     pub scatter_left_out: f32,
+    /// For each of [`TARGETS`]: by how many of its expected deviations the estimate of a near row is too low at most, for
+    /// that share of near rows. Measured on the sample.
+    pub margins: Vec<f32>,
 }
 
 /// A list's entry in the directory, without its centroid.
@@ -114,7 +117,8 @@ impl Structure {
             && model.rotation.axes.len() == axes * dimension
             && model.quantiser.group_count() == usize::from(meta.groups.get())
             && model.quantiser.is_sound(axes)
-            && model.scatter.len() == axes;
+            && model.scatter.len() == axes
+            && model.margins.len() == TARGETS.len();
         if !is_sound {
             return Err(damaged("the parts of its model do not belong together"));
         }
@@ -253,9 +257,23 @@ impl Structure {
             .collect()
     }
 
+    /// By how much an estimate may be too low, in its expected deviations, so that no more than a quarter of the rows that a
+    /// search for `target` recall may miss are missed for that.
+    pub fn margin(&self, target: f64) -> f32 {
+        if !self.is_trained() || target >= 1.0 {
+            return f32::INFINITY;
+        }
+        let share = (1.0 - 0.25 * (1.0 - target)) as f32;
+        let place = TARGETS.partition_point(|&known| known <= share).clamp(1, TARGETS.len() - 1);
+        let t = ((share - TARGETS[place - 1]) / (TARGETS[place] - TARGETS[place - 1])).clamp(0.0, 1.0);
+        self.model.margins[place - 1] * (1.0 - t) + self.model.margins[place] * t
+    }
+
     /// The share of missing rows that may be expected when a search for `target` recall emits its row number `rank`.
     pub fn allowance(&self, target: f64, rank: u64) -> f32 {
-        interpolate(&self.meta.calibration, target, rank, |a, b, t| (a.max(1e-9).ln() * (1.0 - t) + b.max(1e-9).ln() * t).exp())
+        interpolate(&self.meta.calibration, target, rank, |a, b, t| {
+            (a.max(1e-9).ln() * (1.0 - t) + b.max(1e-9).ln() * t).exp()
+        })
     }
 }
 

@@ -1,14 +1,16 @@
 //! What a build learns from a sample: directions, codes, centroids, and how rows scatter around them.
 
-use rand::SeedableRng;
 use rand::seq::index;
+use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use esr_vector::Metric;
 
 use crate::build::{BuildOptions, MAX_LISTS, Phase, Progress, default_lists};
+use crate::calibrate;
+use crate::estimate::error_of_codes;
 use crate::k_means;
-use crate::page::Layout;
+use crate::page::{Layout, TARGETS};
 use crate::quantiser::Quantiser;
 use crate::rotation::Rotation;
 use crate::structure::Model;
@@ -60,7 +62,7 @@ pub fn train(
     pause();
     let rotated = rotation.rotate_rows(sample);
     let axes = rotation.axis_count();
-    let groups = Layout::groups_for(dimension, options.metric == Metric::Euclidean);
+    let groups = Layout::most_groups(dimension, options.metric == Metric::Euclidean);
     let quantiser = Quantiser::train(&rotated, &rotation.variances, groups, options.seed);
     pause();
     progress.phase(Phase::Clustering, 0);
@@ -78,7 +80,8 @@ pub fn train(
     let scatter: Vec<f32> = scatter.iter().map(|sum| (sum / rows as f64) as f32).collect();
     let total = scatter.iter().sum::<f32>().max(f32::MIN_POSITIVE);
     let left_out = rotation.left_out / (dimension - axes).max(1) as f32;
-    let model = Model { rotation, quantiser, scatter, scatter_left_out: left_out };
+    let margins = margins(sample, &rotated, &rotation, &quantiser, options);
+    let model = Model { rotation, quantiser, scatter, scatter_left_out: left_out, margins };
     Trained { model, centroids, is_trained: true, scatter: total }
 }
 
@@ -86,12 +89,70 @@ pub fn train(
 pub fn untrained(options: &BuildOptions) -> Trained {
     let dimension = options.dimension as usize;
     let rotation = Rotation::identity(dimension, 1.0 / dimension as f32);
-    let groups = Layout::groups_for(dimension, options.metric == Metric::Euclidean);
+    let groups = Layout::most_groups(dimension, options.metric == Metric::Euclidean);
     let quantiser = Quantiser::untrained(&rotation.variances, groups, options.seed);
     let scatter = rotation.variances.clone();
     let centroids = vec![0.0; rotation.axis_count()];
-    let model = Model { rotation, quantiser, scatter, scatter_left_out: 1.0 / dimension as f32 };
+    let margins = vec![0.0; TARGETS.len()];
+    let model = Model { rotation, quantiser, scatter, scatter_left_out: 1.0 / dimension as f32, margins };
     Trained { model, centroids, is_trained: false, scatter: 1.0 }
+}
+
+/// How far estimates of near rows fall short, see [`Model::margins`]: queries like the rows and beside them, each against
+/// some rows of the sample, exactly and by codes.
+fn margins(
+    sample: &[f32],
+    rotated: &[f32],
+    rotation: &Rotation,
+    quantiser: &Quantiser,
+    options: &BuildOptions,
+) -> Vec<f32> {
+    const QUERIES: usize = 256;
+    const ROWS: usize = 4096;
+    const NEAR: usize = 8;
+    let (dimension, axes) = (rotation.dimension(), rotation.axis_count());
+    let rows = (sample.len() / dimension).min(ROWS);
+    let dot = esr_vector::kernels().dot;
+    let half_norms = if options.metric == Metric::Euclidean { 0.5 } else { 0.0 };
+    let mut random = ChaCha8Rng::seed_from_u64(options.seed ^ 0x3a59_1ef2);
+    let mut codes = vec![0; quantiser.group_count()];
+    let mut decoded = vec![0.0; axes];
+    let mut shortfalls = Vec::with_capacity(QUERIES * NEAR);
+    for number in 0..QUERIES.min(rows) {
+        let own = random.random_range(0..sample.len() / dimension);
+        let mut query = sample[own * dimension..(own + 1) * dimension].to_vec();
+        if number % 2 == 1 {
+            let noise = dot(&query, &query).sqrt() * calibrate::NOISE / (dimension as f32).sqrt();
+            query.iter_mut().for_each(|x| *x += noise * calibrate::normal(&mut random));
+        }
+        let direction = rotation.rotate_direction(&query);
+        let outside = (dot(&query, &query) - dot(&direction, &direction)).max(0.0);
+        let deviation = error_of_codes(rotation, quantiser, &direction, outside).sqrt().max(f32::MIN_POSITIVE);
+        let score = |row: usize| {
+            let vector = &sample[row * dimension..(row + 1) * dimension];
+            dot(&query, vector) - half_norms * dot(vector, vector)
+        };
+        let mut near: Vec<(f32, usize)> = (0..rows).filter(|&row| row != own).map(|row| (score(row), row)).collect();
+        let kept = NEAR.min(near.len());
+        if kept == 0 {
+            continue;
+        }
+        near.select_nth_unstable_by(kept - 1, |a, b| b.0.total_cmp(&a.0));
+        for &(_, row) in &near[..kept] {
+            let original = &rotated[row * axes..(row + 1) * axes];
+            quantiser.encode(&mut original.to_vec(), &mut codes);
+            quantiser.decode(codes.iter().copied(), &mut decoded);
+            let vector = &sample[row * dimension..(row + 1) * dimension];
+            let estimate = dot(&query, &rotation.mean) + dot(&direction, &decoded);
+            shortfalls.push((dot(&query, vector) - estimate) / deviation);
+        }
+    }
+    shortfalls.sort_by(f32::total_cmp);
+    let quantile = |share: f32| {
+        let place = (share * shortfalls.len() as f32) as usize;
+        shortfalls.get(place.min(shortfalls.len().saturating_sub(1))).map_or(3.0, |&shortfall| shortfall.max(0.0))
+    };
+    TARGETS.iter().map(|&share| quantile(share)).collect()
 }
 
 fn subset(sample: &[f32], dimension: usize, most: usize, seed: u64) -> Vec<f32> {

@@ -64,7 +64,9 @@ fn filters_get_their_rows() {
     let mut r = random(9);
     let queries: Vec<_> = (0..40).map(|_| source.row(&mut r)).collect();
     for one_in in [2u32, 20, 200, 2000] {
-        let passes = |row: RowId| (row.block * 3 + u32::from(row.offset)).wrapping_mul(2_654_435_761) >> 8 & 0xffff < 0x10000 / one_in;
+        let passes = |row: RowId| {
+            (row.block * 3 + u32::from(row.offset)).wrapping_mul(2_654_435_761) >> 8 & 0xffff < 0x10000 / one_in
+        };
         let got = recall(&store, &table, Metric::Cosine, &queries, 0.95, 10, passes);
         println!("one row in {one_in} passes: {got:.4}");
         assert!(got >= 0.93, "one row in {one_in} passes: {got}");

@@ -85,7 +85,13 @@ impl Table {
     }
 
     /// The `k` nearest rows that pass a filter.
-    pub fn nearest(&self, metric: Metric, query: &[f32], k: usize, passes: impl Fn(RowId) -> bool) -> Vec<(f64, RowId)> {
+    pub fn nearest(
+        &self,
+        metric: Metric,
+        query: &[f32],
+        k: usize,
+        passes: impl Fn(RowId) -> bool,
+    ) -> Vec<(f64, RowId)> {
         let mut all: Vec<(f64, RowId)> = self
             .rows
             .iter()

@@ -11,18 +11,18 @@ const LANES: usize = 16;
 pub(super) fn detect() -> Option<Kernels> {
     (is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx2"))
         .then_some(Kernels {
-        name: "avx512",
-        // SAFETY: handed out only after the feature was detected.
-        dot: |a, b| unsafe { dot(a, b) },
-        // SAFETY: handed out only after the feature was detected.
-        l2_squared: |a, b| unsafe { l2_squared(a, b) },
-        // SAFETY: handed out only after the feature was detected.
-        cosine: |a, b| unsafe { cosine(a, b) },
-        // SAFETY: handed out only after AVX-512BW was detected.
-        lookup_sums: |tables, codes, sums| unsafe { avx512_codes::lookup_sums(tables, codes, sums) },
-        // SAFETY: handed out only after AVX-512BW was detected.
-        dot_bytes: |bytes, signed| unsafe { avx512_codes::dot_bytes(bytes, signed) },
-    })
+            name: "avx512",
+            // SAFETY: handed out only after the feature was detected.
+            dot: |a, b| unsafe { dot(a, b) },
+            // SAFETY: handed out only after the feature was detected.
+            l2_squared: |a, b| unsafe { l2_squared(a, b) },
+            // SAFETY: handed out only after the feature was detected.
+            cosine: |a, b| unsafe { cosine(a, b) },
+            // SAFETY: handed out only after AVX-512BW was detected.
+            lookup_sums: |tables, codes, sums| unsafe { avx512_codes::lookup_sums(tables, codes, sums) },
+            // SAFETY: handed out only after AVX-512BW was detected.
+            dot_bytes: |bytes, signed| unsafe { avx512_codes::dot_bytes(bytes, signed) },
+        })
 }
 
 #[target_feature(enable = "avx512f")]
