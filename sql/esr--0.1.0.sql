@@ -1,8 +1,8 @@
 -- Find speech by how it was said.
 --
 -- Everything that CREATE EXTENSION esr makes, in reading order: the vector type, its casts, arithmetic, distances, order
--- and aggregates, the embedding functions, triggers, and views. Each public object carries a COMMENT; \dx+ esr lists
--- them and \df+ shows the comments.
+-- and aggregates, the index, the embedding functions, triggers, and views. Each public object carries a COMMENT; \dx+ esr
+-- lists them and \df+ shows the comments.
 
 \echo Use "CREATE EXTENSION esr" to load this file. \quit
 
@@ -287,6 +287,165 @@ CREATE AGGREGATE sum(esr_vector) (
     COMBINEFUNC = esr_vector_combine, FINALFUNC = esr_vector_sum, PARALLEL = safe
 );
 COMMENT ON AGGREGATE sum(esr_vector) IS 'sum of vectors of one model, in double precision; NULLs are skipped';
+
+-- =====================================================================================================================
+-- The index
+-- =====================================================================================================================
+-- CREATE INDEX ON clips USING esr_ivf (style esr_vector_cosine_ops); then ORDER BY style <=> query LIMIT k uses it. One
+-- column, one distance, one model. NULLs and vectors without a distance are in it too: they come last, as they do without it.
+--
+-- Errors: XX002 damaged index (REINDEX), 22000 wrong number of dimensions, 22023 embeddings of two models, 55000 number of
+-- dimensions not known; 42501 and 42809 from the functions below.
+
+CREATE FUNCTION esr_ivf_handler(internal) RETURNS index_am_handler
+    AS 'MODULE_PATHNAME' LANGUAGE c;
+COMMENT ON FUNCTION esr_ivf_handler(internal) IS 'callbacks of index access method esr_ivf';
+
+CREATE ACCESS METHOD esr_ivf TYPE INDEX HANDLER esr_ivf_handler;
+COMMENT ON ACCESS METHOD esr_ivf IS
+    'approximate nearest neighbours of esr_vector, at the recall that esr.target_recall declares';
+
+-- The strategy number names the distance: 1 cosine, 2 Euclidean, 3 negative inner product.
+CREATE OPERATOR CLASS esr_vector_cosine_ops DEFAULT FOR TYPE esr_vector USING esr_ivf AS
+    OPERATOR 1 <=> (esr_vector, esr_vector) FOR ORDER BY float_ops;
+CREATE OPERATOR CLASS esr_vector_l2_ops FOR TYPE esr_vector USING esr_ivf AS
+    OPERATOR 2 <-> (esr_vector, esr_vector) FOR ORDER BY float_ops;
+CREATE OPERATOR CLASS esr_vector_ip_ops FOR TYPE esr_vector USING esr_ivf AS
+    OPERATOR 3 <#> (esr_vector, esr_vector) FOR ORDER BY float_ops;
+COMMENT ON OPERATOR CLASS esr_vector_cosine_ops USING esr_ivf IS 'ORDER BY column <=> query';
+COMMENT ON OPERATOR CLASS esr_vector_l2_ops USING esr_ivf IS 'ORDER BY column <-> query';
+COMMENT ON OPERATOR CLASS esr_vector_ip_ops USING esr_ivf IS 'ORDER BY column <#> query';
+COMMENT ON OPERATOR FAMILY esr_vector_cosine_ops USING esr_ivf IS 'cosine distance of esr_vector';
+COMMENT ON OPERATOR FAMILY esr_vector_l2_ops USING esr_ivf IS 'Euclidean distance of esr_vector';
+COMMENT ON OPERATOR FAMILY esr_vector_ip_ops USING esr_ivf IS 'negative inner product of esr_vector';
+
+CREATE FUNCTION esr_index_summary(regclass) RETURNS json
+    AS 'MODULE_PATHNAME' LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED;
+COMMENT ON FUNCTION esr_index_summary(regclass) IS 'what esr_index_info shows, as JSON';
+
+CREATE FUNCTION esr_index_info(
+    index regclass, OUT metric text, OUT dimension integer, OUT model_tag text, OUT rows bigint, OUT lists integer,
+    OUT largest_list bigint, OUT imbalance double precision, OUT is_trained boolean, OUT directions integer,
+    OUT code_bytes integer, OUT target_recall double precision, OUT expected_lists double precision,
+    OUT memory_bytes bigint, OUT disk_bytes bigint
+) RETURNS record
+    LANGUAGE sql VOLATILE STRICT PARALLEL RESTRICTED
+BEGIN ATOMIC
+    SELECT s.metric, s.dimension, s.model_tag, s.rows, s.lists, s.largest_list, s.imbalance, s.is_trained, s.directions,
+           s.code_bytes, s.target_recall, s.expected_lists, s.memory_bytes, s.disk_bytes
+    FROM json_to_record(esr_index_summary(index)) AS s(
+        metric text, dimension integer, model_tag text, rows bigint, lists integer, largest_list bigint,
+        imbalance double precision, is_trained boolean, directions integer, code_bytes integer,
+        target_recall double precision, expected_lists double precision, memory_bytes bigint, disk_bytes bigint);
+END;
+COMMENT ON FUNCTION esr_index_info(regclass) IS
+    'one row about an index: rows when it was built or last vacuumed, lists, the longest of them, imbalance (1: all equally long), whether codes were learned from rows, directions kept, bytes of a code, lists that a query for ten rows is expected to read at esr.target_recall, memory in each session, bytes on disk; for the owner and pg_read_all_stats';
+
+CREATE FUNCTION esr_index_probe(regclass, esr_vector, integer) RETURNS json
+    AS 'MODULE_PATHNAME' LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED;
+COMMENT ON FUNCTION esr_index_probe(regclass, esr_vector, integer) IS
+    'distances of the first rows that a scan of an index finds in this session, whatever the planner would do, and how much it read; for whoever may read the whole table';
+
+CREATE FUNCTION esr_index_recall(
+    index regclass, queries integer DEFAULT 100, k integer DEFAULT 10, seed bigint DEFAULT 0,
+    query_vectors esr_vector[] DEFAULT NULL,
+    OUT target_recall double precision, OUT measured_recall double precision, OUT worst_recall double precision,
+    OUT queries_measured integer, OUT mean_lists double precision, OUT mean_rows_measured double precision
+) RETURNS record
+    LANGUAGE plpgsql VOLATILE
+    SET search_path = pg_catalog, pg_temp
+    -- The exact side must not use the index it judges.
+    SET enable_indexscan = off
+AS $$
+DECLARE
+    description record;
+    source text;
+    query @extschema@.esr_vector;
+    answer json;
+    exact double precision[];
+    furthest double precision;
+    near integer;
+    hits bigint := 0;
+    wanted bigint := 0;
+    lists double precision := 0;
+    measured double precision := 0;
+BEGIN
+    IF index IS NULL OR queries IS NULL OR k IS NULL OR seed IS NULL OR queries < 1 OR k < 1 THEN
+        RAISE EXCEPTION 'index, queries, k and seed must be given, and queries and k be at least 1'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'As in: SELECT * FROM esr_index_recall(''clips_style_idx'');';
+    END IF;
+    SELECT i.indrelid::regclass AS table_name, pg_get_indexdef(i.indexrelid, 1, true) AS value,
+           coalesce(pg_get_expr(i.indpred, i.indrelid), 'true') AS condition,
+           format('OPERATOR(%I.%s)', n.nspname, o.oprname) AS operator
+        INTO description
+        FROM pg_index i
+        JOIN pg_class c ON c.oid = i.indexrelid AND c.relkind = 'i'
+        JOIN pg_am m ON m.oid = c.relam AND m.amname = 'esr_ivf'
+        JOIN pg_opclass p ON p.oid = i.indclass[0]
+        JOIN pg_amop a ON a.amopfamily = p.opcfamily
+        JOIN pg_operator o ON o.oid = a.amopopr
+        JOIN pg_namespace n ON n.oid = o.oprnamespace
+        WHERE i.indexrelid = index;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION '"%" is not an index of access method esr_ivf', index
+            USING ERRCODE = 'wrong_object_type',
+                  HINT = 'Name an index made by CREATE INDEX ... USING esr_ivf; of a partitioned one, the index of a partition.';
+    END IF;
+    source := format('(SELECT %s AS v, ctid AS place FROM %s WHERE %s) AS s WHERE v IS NOT NULL',
+                     description.value, description.table_name, description.condition);
+    IF query_vectors IS NULL THEN
+        -- By a hash of where a row lies: the same rows for the same seed.
+        EXECUTE format('SELECT array_agg(v) FROM (SELECT v FROM %s ORDER BY hashtextextended(place::text, $1) LIMIT $2) AS q',
+                       source)
+            INTO query_vectors USING seed, queries;
+    END IF;
+    -- Any function of the library loads it, and loading it defines the settings.
+    PERFORM @extschema@.esr_dims('[0]');
+    target_recall := current_setting('esr.target_recall');
+    queries_measured := 0;
+    FOREACH query IN ARRAY coalesce(query_vectors, '{}') LOOP
+        CONTINUE WHEN query IS NULL;
+        answer := @extschema@.esr_index_probe(index, query, k);
+        EXECUTE format('SELECT array_agg(d) FROM (SELECT v %s $1 AS d FROM %s ORDER BY d LIMIT $2) AS q WHERE d <> ''NaN''',
+                       description.operator, source)
+            INTO exact USING query, k;
+        CONTINUE WHEN exact IS NULL;
+        -- Whatever is as near as the last of the exact ones is right: ties are interchangeable.
+        furthest := exact[array_upper(exact, 1)];
+        SELECT count(*) INTO near FROM json_array_elements_text(answer -> 'distances') AS d(distance)
+            WHERE d.distance::double precision <= furthest + 1e-7 * greatest(1, abs(furthest));
+        near := least(near, array_length(exact, 1));
+        hits := hits + near;
+        wanted := wanted + array_length(exact, 1);
+        worst_recall := least(worst_recall, near::double precision / array_length(exact, 1));
+        lists := lists + (answer ->> 'lists')::double precision;
+        measured := measured + (answer ->> 'rows_measured')::double precision;
+        queries_measured := queries_measured + 1;
+    END LOOP;
+    measured_recall := hits / nullif(wanted, 0)::double precision;
+    mean_lists := lists / nullif(queries_measured, 0);
+    mean_rows_measured := measured / nullif(queries_measured, 0);
+END
+$$;
+COMMENT ON FUNCTION esr_index_recall(regclass, integer, integer, bigint, esr_vector[]) IS
+    'recall of an index against an exact scan, at this session''s esr.target_recall and esr.probes: mean and worst over some of its rows, or over the given vectors, as queries for k rows; also lists and rows of the table that a query read; for whoever may read the whole table';
+
+CREATE FUNCTION esr_index_verify(regclass, boolean) RETURNS json
+    AS 'MODULE_PATHNAME' LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED;
+COMMENT ON FUNCTION esr_index_verify(regclass, boolean) IS 'what esr_index_check does, with its result as JSON';
+
+CREATE FUNCTION esr_index_check(
+    index regclass, heapallindexed boolean DEFAULT false, OUT rows bigint, OUT lists integer, OUT pages integer,
+    OUT free_pages integer, OUT lost_pages integer, OUT table_rows bigint
+) RETURNS record
+    LANGUAGE sql VOLATILE STRICT PARALLEL RESTRICTED
+BEGIN ATOMIC
+    SELECT s.rows, s.lists, s.pages, s.free_pages, s.lost_pages, s.table_rows
+    FROM json_to_record(esr_index_verify(index, heapallindexed)) AS s(
+        rows bigint, lists integer, pages integer, free_pages integer, lost_pages integer, table_rows bigint);
+END;
+COMMENT ON FUNCTION esr_index_check(regclass, boolean) IS
+    'verify every page of an index, and with heapallindexed that each row of the table is in it; an error (XX002) says what is wrong; writers wait meanwhile; for the owner';
 
 -- =====================================================================================================================
 -- Embedding

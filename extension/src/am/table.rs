@@ -1,0 +1,133 @@
+//! The rows of the table under an index, in the order in which it lies on disk: what a build reads. Knows how PostgreSQL
+//! scans a table for an index, not what is made of the rows.
+//!
+//! Unsafe is allowed here: PostgreSQL calls back for every row with pointers.
+#![allow(unsafe_code)]
+
+use std::ffi::c_void;
+
+use esr_ivf::{Key, RowId, RowSource};
+use pgrx::pg_sys::{self, Datum};
+
+use super::key::{Space, with_vector};
+use super::pg_missing::{Blocks, NEW_BLOCK, index_build_scan};
+use super::relation::{Index, row_id};
+use super::{IndexError, or_raise};
+use crate::vector::tag::Tag;
+
+/// Everything that is to be indexed.
+pub struct TableRows {
+    table: pg_sys::Relation,
+    index: Index,
+    info: *mut pg_sys::IndexInfo,
+    space: Option<Space>,
+    /// Rows of the table that the last scan has seen.
+    pub table_rows: f64,
+}
+
+impl TableRows {
+    /// # Safety
+    /// Both relations are open while the value lives, and `info` is PostgreSQL's for this build.
+    pub unsafe fn new(table: pg_sys::Relation, index: Index, info: *mut pg_sys::IndexInfo) -> Self {
+        Self { table, index, info, space: None, table_rows: 0.0 }
+    }
+
+    /// The number of dimensions: declared, or that of the first row.
+    pub fn find_dimension(&mut self) -> Result<usize, IndexError> {
+        let dimension = match self.index.declared_dimension() {
+            Some(dimension) => dimension,
+            None => self.first_dimension()?,
+        };
+        self.space = Some(Space::new(self.index, dimension, Tag::UNTAGGED));
+        Ok(dimension)
+    }
+
+    /// The model of the rows that a scan has seen.
+    pub fn tag(&self) -> Tag {
+        self.space.as_ref().map_or(Tag::UNTAGGED, |space| space.tag)
+    }
+
+    /// Looks at more and more blocks until there is a row with a vector.
+    fn first_dimension(&mut self) -> Result<usize, IndexError> {
+        // SAFETY: the table is open.
+        let blocks =
+            unsafe { pg_sys::RelationGetNumberOfBlocksInFork(self.table, pg_sys::ForkNumber::MAIN_FORKNUM) };
+        let (mut first, mut count, mut found) = (0, 1, None);
+        while found.is_none() && first < blocks {
+            let part = Blocks { first, count: count.min(blocks - first) };
+            self.visit(part, false, &mut |_, value| {
+                if let (Some(value), None) = (value, found) {
+                    // SAFETY: the value of an index on an esr_vector.
+                    found = Some(unsafe { with_vector(value, |vector| Ok(vector.elements.len())) }?);
+                }
+                Ok(())
+            });
+            first += part.count;
+            count = count.saturating_mul(4);
+        }
+        found.ok_or_else(|| IndexError::UnknownDimensions { index: self.index.name() })
+    }
+
+    /// Shows the value of each row in some blocks.
+    fn visit(&mut self, blocks: Blocks, is_reported: bool, each: &mut Each<'_>) {
+        let mut each = each;
+        let state = (&raw mut each).cast::<c_void>();
+        let none = std::ptr::null_mut();
+        // SAFETY: `new` says the relations are open; `show` gets back the state it expects.
+        self.table_rows = unsafe {
+            index_build_scan(self.table, self.index.raw(), self.info, is_reported, blocks, Some(show), state, none)
+        };
+    }
+
+    fn keys(&mut self, blocks: Blocks, is_reported: bool, each: &mut dyn FnMut(RowId, Key<'_>)) {
+        let mut space = self.space.take().expect("find_dimension comes first");
+        self.visit(blocks, is_reported, &mut |row, value| {
+            let Some(value) = value else {
+                each(row, Key::Null);
+                return Ok(());
+            };
+            let admit = |vector: crate::vector::Vector<'_>| {
+                space.admit(&vector)?;
+                each(row, Key::Vector(vector.elements));
+                Ok(())
+            };
+            // SAFETY: the value of an index on an esr_vector.
+            unsafe { with_vector(value, admit) }
+        });
+        self.space = Some(space);
+    }
+}
+
+/// What is done with a row; `None` is NULL.
+type Each<'a> = dyn FnMut(RowId, Option<Datum>) -> Result<(), IndexError> + 'a;
+
+/// PostgreSQL calls this for each row of a scan.
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn show(
+    _index: pg_sys::Relation,
+    tid: pg_sys::ItemPointer,
+    values: *mut Datum,
+    nulls: *mut bool,
+    _is_alive: bool,
+    state: *mut c_void,
+) {
+    // SAFETY: `visit` passes this state; an index of ours has one column.
+    unsafe {
+        let each = &mut *state.cast::<&mut Each<'_>>();
+        let value = if *nulls { None } else { Some(*values) };
+        or_raise(each(row_id(*tid), value));
+    }
+}
+
+impl RowSource for TableRows {
+    fn estimated_rows(&self) -> u64 {
+        let (mut blocks, mut rows, mut visible) = (0, 0.0, 0.0);
+        // SAFETY: the table is open; PostgreSQL writes the three numbers.
+        unsafe { pg_sys::estimate_rel_size(self.table, std::ptr::null_mut(), &mut blocks, &mut rows, &mut visible) };
+        rows as u64
+    }
+
+    fn scan(&mut self, each: &mut dyn FnMut(RowId, Key<'_>)) {
+        self.keys(Blocks { first: 0, count: NEW_BLOCK }, true, each);
+    }
+}
