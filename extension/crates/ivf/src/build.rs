@@ -37,13 +37,19 @@ pub struct BuildOptions {
 /// Most lists an index may be given.
 pub const MAX_LISTS: u32 = 262_144;
 
-/// The rows of a table; read twice.
+/// The rows of a table: read once in part, to learn from them, and once whole.
 pub trait RowSource {
     /// About how many rows there are.
     fn estimated_rows(&self) -> u64;
 
     /// Shows every row.
     fn scan(&mut self, each: &mut dyn FnMut(RowId, Key<'_>));
+
+    /// Shows rows to learn from: at least `wanted` of them, chosen without regard to what they hold, or all there are.
+    fn sample(&mut self, wanted: u64, each: &mut dyn FnMut(RowId, Key<'_>)) {
+        let _ = wanted;
+        self.scan(each);
+    }
 }
 
 /// What a build is doing.
@@ -98,6 +104,8 @@ pub fn build<S: PageStore>(
     progress.phase(Phase::Sampling, rows.estimated_rows());
     let (sample, count) = take_sample(rows, options, progress);
     progress.phase(Phase::Training, 0);
+    // A sample may be all that was seen of a large table, so the larger number decides how many lists there are.
+    let count = if count < train::MIN_TRAINING_ROWS { count } else { count.max(rows.estimated_rows()) };
     let trained = train::train(&sample, count, options, progress, &mut || store.check_for_interrupts());
     drop(sample);
     progress.phase(Phase::Loading, count);
@@ -233,7 +241,7 @@ fn take_sample(rows: &mut dyn RowSource, options: &BuildOptions, progress: &mut 
     let mut random = ChaCha8Rng::seed_from_u64(options.seed);
     let mut sample: Vec<f32> = Vec::new();
     let mut seen = 0u64;
-    rows.scan(&mut |_, key| {
+    rows.sample(capacity as u64, &mut |_, key| {
         progress.done(1);
         let Key::Vector(vector) = key else { return };
         let place = if (seen as usize) < capacity { Some(seen as usize) } else { None };

@@ -26,7 +26,7 @@ const FEWEST_QUERIES: usize = 48;
 const ROWS_TIMES_QUERIES: u64 = 24_000_000;
 
 /// Best rows remembered of each query.
-const KEPT: usize = 1000;
+const KEPT: usize = 2000;
 
 /// Length of the noise in a query that lies beside the rows, over that of the part that does not.
 const NOISE: f32 = 1.5;
@@ -62,7 +62,12 @@ pub fn calibrate<S: PageStore>(store: &S, seed: u64) -> Result<(), StoreError> {
                 .filter(|query| query.beside == beside)
                 .filter_map(|query| query.run(&structure, rank as usize))
                 .collect();
-            (tables[kind][place], probed[kind][place]) = thresholds(&runs);
+            if runs.is_empty() && place > 0 {
+                // Fewer rows than that: what held for fewer wanted is all that is known.
+                (tables[kind][place], probed[kind][place]) = (tables[kind][place - 1], probed[kind][place - 1]);
+            } else {
+                (tables[kind][place], probed[kind][place]) = thresholds(&runs);
+            }
             store.check_for_interrupts();
         }
     }

@@ -113,10 +113,10 @@ impl Candidates {
 
     fn fill(&mut self) {
         let count = self.rest.len().min(self.refill);
-        self.refill *= 2;
         if count == 0 {
             return;
         }
+        self.refill *= 2;
         if count < self.rest.len() {
             self.rest.select_nth_unstable_by(count - 1, |a, b| b.cmp(a));
         }

@@ -39,7 +39,7 @@ pub const FIRST_LIST: u32 = 2;
 /// Recall targets that a calibration has been made for.
 pub const TARGETS: [f32; 10] = [0.5, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999];
 /// Numbers of rows wanted that a calibration has been made for.
-pub const RANKS: [u32; 3] = [1, 10, 100];
+pub const RANKS: [u32; 4] = [1, 10, 100, 1000];
 
 /// What a page is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

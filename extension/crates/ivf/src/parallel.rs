@@ -1,6 +1,20 @@
 //! Pure arithmetic over blocks of rows by a few threads. They live no longer than one call and see nothing but numbers, so
 //! that PostgreSQL, which knows no threads, never meets them.
 
+use std::sync::OnceLock;
+
+/// Something to do around the start of threads: it calls what it is given.
+pub type AroundSpawn = fn(spawn: &mut dyn FnMut());
+
+static AROUND_SPAWN: OnceLock<AroundSpawn> = OnceLock::new();
+
+/// Says once what to do around the start of threads. A new thread takes over the signal mask of the one that starts it, and
+/// PostgreSQL's handlers must run on the main thread alone; the shell, which may touch signals, blocks them meanwhile.
+pub fn set_around_spawn(around: AroundSpawn) {
+    // A second caller would set the same.
+    let _ = AROUND_SPAWN.set(around);
+}
+
 /// Applies `work` to consecutive blocks of `block_length` elements (the last may be shorter) and joins the results in order.
 pub fn map_blocks<T: Send, R: Send>(
     items: &[T],
@@ -21,9 +35,16 @@ where
     std::thread::scope(|scope| {
         let mut parts = blocks.chunks(share);
         let own = parts.next().unwrap_or_default();
-        let others: Vec<_> = parts
-            .map(|part| scope.spawn(move || part.iter().flat_map(|block| work(block)).collect::<Vec<R>>()))
-            .collect();
+        let mut others = Vec::new();
+        let mut spawn = || {
+            for part in parts.by_ref() {
+                others.push(scope.spawn(move || part.iter().flat_map(|block| work(block)).collect::<Vec<R>>()));
+            }
+        };
+        match AROUND_SPAWN.get() {
+            Some(around) => around(&mut spawn),
+            None => spawn(),
+        }
         let mut results: Vec<R> = own.iter().flat_map(|block| work(block)).collect();
         for other in others {
             match other.join() {

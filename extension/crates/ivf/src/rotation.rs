@@ -125,7 +125,11 @@ fn leading_axes(centred: &ArrayView2<'_, f32>, seed: u64) -> (Vec<f32>, Vec<f32>
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut basis = DMatrix::from_fn(dimension, wanted, |_, _| random.random_range(-1.0f32..1.0));
     for _ in 0..=ROUNDS {
-        basis = (sample.transpose() * (&sample * &basis)).qr().q();
+        let mut product = sample.transpose() * (&sample * &basis);
+        // A little of everything, so that directions the sample does not span still give a basis.
+        let little = 1e-5 * product.amax().max(f32::MIN_POSITIVE);
+        product.iter_mut().for_each(|x| *x += little * random.random_range(-1.0f32..1.0));
+        basis = product.qr().q();
     }
     let projected = &sample * &basis;
     let small = (projected.transpose() * &projected) / rows as f32;

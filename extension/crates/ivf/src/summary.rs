@@ -1,7 +1,7 @@
 //! What can be said of an index from its meta page: for the planner, which asks often, and for people.
 
 use crate::chain;
-use crate::page::{FIRST_LIST, Layout, Meta};
+use crate::page::{FIRST_LIST, Layout, Meta, RANKS};
 use crate::store::{PageStore, StoreError};
 use crate::structure;
 
@@ -53,6 +53,16 @@ impl Summary {
         self.meta.axes.get().into()
     }
 
+    /// Groups of a row's code, four bits each.
+    pub fn groups(&self) -> u32 {
+        self.meta.groups.get().into()
+    }
+
+    /// Lists that a search for `rank` rows reads on average to reach a recall, as the calibration found.
+    pub fn lists_probed(&self, target_recall: f64, rank: u64) -> f32 {
+        structure::lists_probed(&self.meta, target_recall, rank)
+    }
+
     /// Bytes of a row's code.
     pub fn code_bytes(&self) -> u32 {
         u32::from(self.meta.groups.get()) / 2
@@ -95,7 +105,7 @@ impl Summary {
         if !self.is_trained() || target_recall >= 1.0 {
             return Estimate { lists, rows, pages: rows / per_page + lists, measured: rows };
         }
-        let largest = 100.0;
+        let largest = f64::from(RANKS[RANKS.len() - 1]);
         let probed = f64::from(structure::lists_probed(&self.meta, target_recall, wanted.min(largest) as u64));
         // Past the calibrated ranks each further row costs its share of what is left.
         let beyond = ((wanted - largest) / (rows - largest).max(1.0)).clamp(0.0, 1.0).sqrt();

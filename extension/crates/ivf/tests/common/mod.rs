@@ -71,7 +71,9 @@ pub struct Table {
 impl Table {
     pub fn of(rows: impl IntoIterator<Item = Option<Vec<f32>>>) -> Self {
         let mut table = Self::default();
-        rows.into_iter().for_each(|row| drop(table.add(row)));
+        for row in rows {
+            table.add(row);
+        }
         table
     }
 
