@@ -10,7 +10,7 @@ use esr_ivf::{Key, RowId, RowSource};
 use pgrx::pg_sys::{self, Datum};
 
 use super::key::{Space, with_vector};
-use super::pg_missing::{Blocks, NEW_BLOCK, index_build_scan};
+use super::pg_missing::{Blocks, index_build_scan};
 use super::relation::{Index, row_id};
 use super::{IndexError, or_raise};
 use crate::vector::tag::Tag;
@@ -49,9 +49,7 @@ impl TableRows {
 
     /// Looks at more and more blocks until there is a row with a vector.
     fn first_dimension(&mut self) -> Result<usize, IndexError> {
-        // SAFETY: the table is open.
-        let blocks =
-            unsafe { pg_sys::RelationGetNumberOfBlocksInFork(self.table, pg_sys::ForkNumber::MAIN_FORKNUM) };
+        let blocks = self.block_count();
         let (mut first, mut count, mut found) = (0, 1, None);
         while found.is_none() && first < blocks {
             let part = Blocks { first, count: count.min(blocks - first) };
@@ -66,6 +64,11 @@ impl TableRows {
             count = count.saturating_mul(4);
         }
         found.ok_or_else(|| IndexError::UnknownDimensions { index: self.index.name() })
+    }
+
+    fn block_count(&self) -> u32 {
+        // SAFETY: the table is open.
+        unsafe { pg_sys::RelationGetNumberOfBlocksInFork(self.table, pg_sys::ForkNumber::MAIN_FORKNUM) }
     }
 
     /// Shows the value of each row in some blocks.
@@ -128,6 +131,81 @@ impl RowSource for TableRows {
     }
 
     fn scan(&mut self, each: &mut dyn FnMut(RowId, Key<'_>)) {
-        self.keys(Blocks { first: 0, count: NEW_BLOCK }, true, each);
+        self.keys(Blocks::ALL, true, each);
+    }
+
+    /// Rows of single blocks all over the table, so that learning does not take a reading of its own.
+    fn sample(&mut self, wanted: u64, each: &mut dyn FnMut(RowId, Key<'_>)) {
+        let blocks = self.block_count();
+        let per_block = (self.estimated_rows() as f64 / f64::from(blocks.max(1))).max(1.0);
+        let mut seen = 0;
+        for block in Scattered::new(blocks, (wanted as f64 / per_block).ceil() as u32) {
+            if seen >= wanted {
+                break;
+            }
+            self.keys(Blocks { first: block, count: 1 }, false, &mut |row, key| {
+                seen += u64::from(key != Key::Null);
+                each(row, key);
+            });
+        }
+    }
+}
+
+/// Block numbers in rounds: each round takes one block of each stretch of the table, another one each time, until all have
+/// been taken.
+struct Scattered {
+    blocks: u32,
+    stretch: u32,
+    round: u32,
+    position: u32,
+}
+
+impl Scattered {
+    fn new(blocks: u32, wanted: u32) -> Self {
+        Self { blocks, stretch: (blocks / wanted.max(1)).max(1), round: 0, position: 0 }
+    }
+
+    /// Where in its stretch a block lies: anywhere, so that nothing periodic in the table shows in the sample.
+    fn offset(&self) -> u32 {
+        let hash = (u64::from(self.position) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        ((hash >> 33) as u32).wrapping_add(self.round) % self.stretch
+    }
+}
+
+impl Iterator for Scattered {
+    type Item = u32;
+
+    fn next(&mut self) -> Option<u32> {
+        while self.round < self.stretch {
+            let first = self.position.saturating_mul(self.stretch);
+            if first >= self.blocks {
+                (self.round, self.position) = (self.round + 1, 0);
+                continue;
+            }
+            let block = first + self.offset();
+            self.position += 1;
+            if block < self.blocks {
+                return Some(block);
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Scattered;
+
+    #[test]
+    fn every_block_is_taken_once_and_the_first_round_goes_all_over_the_table() {
+        for (blocks, wanted) in [(0, 5), (1, 1), (7, 100), (100, 7), (1000, 10), (1003, 1)] {
+            let mut taken: Vec<u32> = Scattered::new(blocks, wanted).collect();
+            if wanted == 10 {
+                let first: Vec<u32> = taken[..10].iter().map(|block| block / 100).collect();
+                assert_eq!(first, (0..10).collect::<Vec<_>>());
+            }
+            taken.sort_unstable();
+            assert_eq!(taken, (0..blocks).collect::<Vec<_>>());
+        }
     }
 }
