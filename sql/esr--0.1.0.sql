@@ -346,87 +346,24 @@ CREATE FUNCTION esr_index_probe(regclass, esr_vector, integer) RETURNS json
 COMMENT ON FUNCTION esr_index_probe(regclass, esr_vector, integer) IS
     'distances of the first rows that a scan of an index finds in this session, whatever the planner would do, and how much it read; for whoever may read the whole table';
 
+CREATE FUNCTION esr_index_measure(regclass, integer, integer, bigint, esr_vector[]) RETURNS json
+    AS 'MODULE_PATHNAME' LANGUAGE c VOLATILE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION esr_index_measure(regclass, integer, integer, bigint, esr_vector[]) IS
+    'what esr_index_recall shows, as JSON';
+
 CREATE FUNCTION esr_index_recall(
     index regclass, queries integer DEFAULT 100, k integer DEFAULT 10, seed bigint DEFAULT 0,
     query_vectors esr_vector[] DEFAULT NULL,
     OUT target_recall double precision, OUT measured_recall double precision, OUT worst_recall double precision,
     OUT queries_measured integer, OUT mean_lists double precision, OUT mean_rows_measured double precision
 ) RETURNS record
-    LANGUAGE plpgsql VOLATILE
-    SET search_path = pg_catalog, pg_temp
-    -- The exact side must not use the index it judges.
-    SET enable_indexscan = off
-AS $$
-DECLARE
-    description record;
-    source text;
-    query @extschema@.esr_vector;
-    answer json;
-    exact double precision[];
-    furthest double precision;
-    near integer;
-    hits bigint := 0;
-    wanted bigint := 0;
-    lists double precision := 0;
-    measured double precision := 0;
-BEGIN
-    IF index IS NULL OR queries IS NULL OR k IS NULL OR seed IS NULL OR queries < 1 OR k < 1 THEN
-        RAISE EXCEPTION 'index, queries, k and seed must be given, and queries and k be at least 1'
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'As in: SELECT * FROM esr_index_recall(''clips_style_idx'');';
-    END IF;
-    SELECT i.indrelid::regclass AS table_name, pg_get_indexdef(i.indexrelid, 1, true) AS value,
-           coalesce(pg_get_expr(i.indpred, i.indrelid), 'true') AS condition,
-           format('OPERATOR(%I.%s)', n.nspname, o.oprname) AS operator
-        INTO description
-        FROM pg_index i
-        JOIN pg_class c ON c.oid = i.indexrelid AND c.relkind = 'i'
-        JOIN pg_am m ON m.oid = c.relam AND m.amname = 'esr_ivf'
-        JOIN pg_opclass p ON p.oid = i.indclass[0]
-        JOIN pg_amop a ON a.amopfamily = p.opcfamily
-        JOIN pg_operator o ON o.oid = a.amopopr
-        JOIN pg_namespace n ON n.oid = o.oprnamespace
-        WHERE i.indexrelid = index;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION '"%" is not an index of access method esr_ivf', index
-            USING ERRCODE = 'wrong_object_type',
-                  HINT = 'Name an index made by CREATE INDEX ... USING esr_ivf; of a partitioned one, the index of a partition.';
-    END IF;
-    source := format('(SELECT %s AS v, ctid AS place FROM %s WHERE %s) AS s WHERE v IS NOT NULL',
-                     description.value, description.table_name, description.condition);
-    IF query_vectors IS NULL THEN
-        -- By a hash of where a row lies: the same rows for the same seed.
-        EXECUTE format('SELECT array_agg(v) FROM (SELECT v FROM %s ORDER BY hashtextextended(place::text, $1) LIMIT $2) AS q',
-                       source)
-            INTO query_vectors USING seed, queries;
-    END IF;
-    -- Any function of the library loads it, and loading it defines the settings.
-    PERFORM @extschema@.esr_dims('[0]');
-    target_recall := current_setting('esr.target_recall');
-    queries_measured := 0;
-    FOREACH query IN ARRAY coalesce(query_vectors, '{}') LOOP
-        CONTINUE WHEN query IS NULL;
-        answer := @extschema@.esr_index_probe(index, query, k);
-        EXECUTE format('SELECT array_agg(d) FROM (SELECT v %s $1 AS d FROM %s ORDER BY d LIMIT $2) AS q WHERE d <> ''NaN''',
-                       description.operator, source)
-            INTO exact USING query, k;
-        CONTINUE WHEN exact IS NULL;
-        -- Whatever is as near as the last of the exact ones is right: ties are interchangeable.
-        furthest := exact[array_upper(exact, 1)];
-        SELECT count(*) INTO near FROM json_array_elements_text(answer -> 'distances') AS d(distance)
-            WHERE d.distance::double precision <= furthest + 1e-7 * greatest(1, abs(furthest));
-        near := least(near, array_length(exact, 1));
-        hits := hits + near;
-        wanted := wanted + array_length(exact, 1);
-        worst_recall := least(worst_recall, near::double precision / array_length(exact, 1));
-        lists := lists + (answer ->> 'lists')::double precision;
-        measured := measured + (answer ->> 'rows_measured')::double precision;
-        queries_measured := queries_measured + 1;
-    END LOOP;
-    measured_recall := hits / nullif(wanted, 0)::double precision;
-    mean_lists := lists / nullif(queries_measured, 0);
-    mean_rows_measured := measured / nullif(queries_measured, 0);
-END
-$$;
+    LANGUAGE sql VOLATILE PARALLEL RESTRICTED
+BEGIN ATOMIC
+    SELECT s.target_recall, s.measured_recall, s.worst_recall, s.queries_measured, s.mean_lists, s.mean_rows_measured
+    FROM json_to_record(esr_index_measure(index, queries, k, seed, query_vectors)) AS s(
+        target_recall double precision, measured_recall double precision, worst_recall double precision,
+        queries_measured integer, mean_lists double precision, mean_rows_measured double precision);
+END;
 COMMENT ON FUNCTION esr_index_recall(regclass, integer, integer, bigint, esr_vector[]) IS
     'recall of an index against an exact scan, at this session''s esr.target_recall and esr.probes: mean and worst over some of its rows, or over the given vectors, as queries for k rows; also lists and rows of the table that a query read; for whoever may read the whole table';
 

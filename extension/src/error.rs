@@ -249,6 +249,8 @@ impl From<IndexError> for SqlError {
                 "Describing an index is for its owner and for members of pg_read_all_stats, checking it for its owner, \
                  measuring its recall for whoever may read all rows of the table.",
             ),
+            IndexError::BadArgument { .. } => SqlError::new(State::ERRCODE_INVALID_PARAMETER_VALUE, message)
+                .hint("As in: SELECT * FROM esr_index_recall('clips_style_idx');"),
             IndexError::Vector(error) => error.into(),
         }
     }

@@ -166,7 +166,9 @@ fn wide_vectors_are_fetched_from_where_they_are_stored() {
     let cluster = cluster_without_model(Options::default());
     let mut session = cluster.connect().unwrap();
     // In the row, compressed in the row, and out of line.
-    for (dimension, rows, storage) in [(512, 1500, "main"), (2000, 600, "extended"), (4000, 300, "external"), (16_000, 40, "main")] {
+    for (dimension, rows, storage) in
+        [(512, 1500, "main"), (2000, 600, "extended"), (4000, 300, "external"), (16_000, 40, "main")]
+    {
         let vectors = clustered(rows, dimension, 10, 14);
         session
             .batch_execute(&format!(
@@ -206,11 +208,16 @@ fn an_index_holds_one_dimension_and_one_model() {
     refused("INSERT INTO t VALUES (5, '[1,2]')", "22000", &["\"i\"", "3 dimensions", "not 2", "esr_vector(3)"]);
     let other = "INSERT INTO t VALUES (5, '[1,2,3]@00000000000000bb')";
     refused(other, "22023", &["\"i\"", "00000000000000aa", "00000000000000bb"]);
-    refused("SET enable_seqscan = off; SELECT id FROM t ORDER BY v <=> '[1,2]' LIMIT 1", "22000", &["dimensions 3 and 2"]);
+    refused(
+        "SET enable_seqscan = off; SELECT id FROM t ORDER BY v <=> '[1,2]' LIMIT 1",
+        "22000",
+        &["dimensions 3 and 2"],
+    );
     let mixed = "SET enable_seqscan = off; SELECT id FROM t ORDER BY v <=> '[1,2,3]@00000000000000bb' LIMIT 1";
     refused(mixed, "22023", &["tags 00000000000000aa and 00000000000000bb"]);
     refused("CREATE TABLE e (v esr_vector); CREATE INDEX e_v ON e USING esr_ivf (v)", "55000", &["esr_vector(n)"]);
-    let tags = "CREATE TABLE m (v esr_vector(1)); INSERT INTO m VALUES ('[1]@00000000000000aa'), ('[1]@00000000000000bb');
+    let tags =
+        "CREATE TABLE m (v esr_vector(1)); INSERT INTO m VALUES ('[1]@00000000000000aa'), ('[1]@00000000000000bb');
                 CREATE INDEX m_v ON m USING esr_ivf (v)";
     refused(tags, "22023", &["\"m_v\"", "00000000000000aa", "00000000000000bb"]);
     let tag: Option<String> = session.query_one("SELECT model_tag FROM esr_index_info('i')", &[]).unwrap().get(0);

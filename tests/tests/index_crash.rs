@@ -35,11 +35,16 @@ fn work_until_the_end(cluster: &Cluster, seed: u64) {
             1 => format!("UPDATE t SET v = '{literal}' WHERE id % 17 = {}", random.random_range(0..17)),
             2 if seed == 1 => "VACUUM t".into(),
             3 if seed == 2 && random.random_range(0..4) == 0 => "REINDEX INDEX CONCURRENTLY i".into(),
-            _ => format!("INSERT INTO t SELECT {first} + n, '{literal}' FROM generate_series(0, {}) n", random.random_range(0..100)),
+            _ => format!(
+                "INSERT INTO t SELECT {first} + n, '{literal}' FROM generate_series(0, {}) n",
+                random.random_range(0..100)
+            ),
         };
         if let Err(error) = session.batch_execute(&statement) {
             // Refusals are none of the postmaster's death: deadlocks of REINDEX with others aside, nothing may be refused.
-            let allowed = error.as_db_error().is_none_or(|refusal| ["57P01", "57P02", "57P03", "40P01"].contains(&refusal.code().code()));
+            let allowed = error
+                .as_db_error()
+                .is_none_or(|refusal| ["57P01", "57P02", "57P03", "40P01"].contains(&refusal.code().code()));
             assert!(allowed, "{statement:.60}: {}", words(&error));
             if session.is_closed() {
                 return;
@@ -50,7 +55,8 @@ fn work_until_the_end(cluster: &Cluster, seed: u64) {
 
 #[test]
 fn a_killed_server_comes_back_with_a_sound_index() {
-    let options = Options::default().set("autovacuum", "off").set("restart_after_crash", "off").set("max_wal_size", "64MB");
+    let options =
+        Options::default().set("autovacuum", "off").set("restart_after_crash", "off").set("max_wal_size", "64MB");
     let mut cluster = cluster_without_model(options);
     let mut session = cluster.connect().unwrap();
     table(&mut session, &clustered(1500, 8, 5, 9));
@@ -70,7 +76,10 @@ fn a_killed_server_comes_back_with_a_sound_index() {
         let mut session = cluster.connect().unwrap();
         // A concurrent reindex that was interrupted leaves an index marked invalid, as for any access method.
         let invalid = session
-            .query("SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = 't'::regclass AND NOT indisvalid", &[])
+            .query(
+                "SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = 't'::regclass AND NOT indisvalid",
+                &[],
+            )
             .unwrap();
         for row in invalid {
             run(&mut session, &format!("DROP INDEX IF EXISTS {}", row.get::<_, String>(0)));
@@ -129,7 +138,10 @@ fn an_unlogged_table_is_empty_after_a_crash_and_its_index_works() {
     let mut cluster = cluster_without_model(Options::default());
     let mut session = cluster.connect().unwrap();
     let vectors = clustered(1000, 8, 5, 4);
-    run(&mut session, "CREATE UNLOGGED TABLE t (id int, v esr_vector(8)); CREATE UNLOGGED TABLE w (id int, v esr_vector)");
+    run(
+        &mut session,
+        "CREATE UNLOGGED TABLE t (id int, v esr_vector(8)); CREATE UNLOGGED TABLE w (id int, v esr_vector)",
+    );
     copy(&mut session, "t", 0, &vectors);
     copy(&mut session, "w", 0, &vectors);
     run(&mut session, "CREATE INDEX i ON t USING esr_ivf (v); CREATE INDEX w_i ON w USING esr_ivf (v)");
@@ -170,7 +182,12 @@ fn a_damaged_page_is_an_error_that_names_index_and_block() {
     let mut session = cluster.connect().unwrap();
     table(&mut session, &clustered(1200, 8, 5, 6));
     for number in 0..TABLES {
-        run(&mut session, &format!("CREATE TABLE t{number} AS SELECT * FROM t; CREATE INDEX i{number} ON t{number} USING esr_ivf (v)"));
+        run(
+            &mut session,
+            &format!(
+                "CREATE TABLE t{number} AS SELECT * FROM t; CREATE INDEX i{number} ON t{number} USING esr_ivf (v)"
+            ),
+        );
     }
     let literal = text(&clustered(1, 8, 5, 6)[0]);
     let mut random = seeded(11);
@@ -221,7 +238,10 @@ fn a_damaged_page_is_an_error_that_names_index_and_block() {
                 let says_all = message.contains(&format!("\"i{number}\"")) && message.contains("REINDEX INDEX");
                 assert!(says_all || !is_ours, "round {round}, {what}: {message}");
             }
-            run(&mut session, &format!("RESET ALL; DELETE FROM t{number} WHERE id = -1; REINDEX INDEX i{number}; VACUUM t{number}"));
+            run(
+                &mut session,
+                &format!("RESET ALL; DELETE FROM t{number} WHERE id = -1; REINDEX INDEX i{number}; VACUUM t{number}"),
+            );
             assert_eq!(check(&mut session, &format!("i{number}")), 1200, "round {round}, table {number}");
         }
     }

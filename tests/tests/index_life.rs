@@ -6,7 +6,9 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::vectors::{ask, check, cluster_without_model, clustered, copy, mean_recall, normal, run, seeded, table, text};
+use common::vectors::{
+    ask, check, cluster_without_model, clustered, copy, mean_recall, normal, run, seeded, table, text,
+};
 use common::words;
 use esr_tests::cluster::{Cluster, Options};
 use postgres::Client;

@@ -170,7 +170,9 @@ fn the_planner_takes_the_index_when_it_is_faster_and_only_then() {
         assert_eq!(uses, expected, "{}\n{plan}", select.replace(&query, "..."));
     }
     // A table of a few pages is read at once.
-    session.batch_execute("CREATE TABLE s AS SELECT * FROM t LIMIT 50; CREATE INDEX ON s USING esr_ivf (v); ANALYZE s").unwrap();
+    session
+        .batch_execute("CREATE TABLE s AS SELECT * FROM t LIMIT 50; CREATE INDEX ON s USING esr_ivf (v); ANALYZE s")
+        .unwrap();
     let small = plan(&mut session, &format!("SELECT id FROM s {order} LIMIT 5"));
     assert!(small.contains("Seq Scan"), "{small}");
     // Prepared statements and joins.
@@ -213,7 +215,9 @@ fn rows_are_seen_as_their_transactions_want() {
     session.batch_execute("ROLLBACK").unwrap();
     assert_ne!(nearest(&mut session, "t", &place)[0], 9001);
     // Savepoints; one's own rows at once.
-    session.batch_execute(&format!("BEGIN; SAVEPOINT s; {insert}; ROLLBACK TO s; {}", insert.replace("9001", "9002"))).unwrap();
+    session
+        .batch_execute(&format!("BEGIN; SAVEPOINT s; {insert}; ROLLBACK TO s; {}", insert.replace("9001", "9002")))
+        .unwrap();
     assert_eq!(nearest(&mut session, "t", &place)[0], 9002);
     session.batch_execute("COMMIT").unwrap();
     assert_eq!(nearest(&mut other, "t", &place)[0], 9002);

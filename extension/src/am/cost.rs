@@ -79,12 +79,8 @@ pub unsafe extern "C-unwind" fn amcostestimate(
         }
         let (mut random_page, mut sequential_page) = (0.0, 0.0);
         pg_sys::get_tablespace_page_costs(index.reltablespace, &mut random_page, &mut sequential_page);
-        let prices = Prices {
-            random_page,
-            sequential_page,
-            operator: pg_sys::cpu_operator_cost,
-            tuple: pg_sys::cpu_tuple_cost,
-        };
+        let prices =
+            Prices { random_page, sequential_page, operator: pg_sys::cpu_operator_cost, tuple: pg_sys::cpu_tuple_cost };
         let circumstances = Circumstances {
             table_rows: relation.tuples.max(1.0),
             table_pages: f64::from(relation.pages).max(1.0),

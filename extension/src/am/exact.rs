@@ -128,7 +128,11 @@ impl TableVectors {
 
     /// Lends a stored vector to a function, in the scratch memory if it must be copied.
     #[inline]
-    fn read<T>(&mut self, value: Datum, read: impl FnOnce(Vector<'_>) -> Result<T, VectorError>) -> Result<T, VectorError> {
+    fn read<T>(
+        &mut self,
+        value: Datum,
+        read: impl FnOnce(Vector<'_>) -> Result<T, VectorError>,
+    ) -> Result<T, VectorError> {
         // SAFETY: the value is of the index's column, an esr_vector; it outlives this call, and a copy outlives `read`.
         unsafe {
             if varatt_is_4b_u(value.cast_mut_ptr()) {
@@ -157,6 +161,15 @@ impl TableVectors {
     }
 }
 
+/// The function behind a metric's operator.
+pub fn distance_of(metric: Metric) -> fn(&[f32], &[f32]) -> f64 {
+    match metric {
+        Metric::Cosine => metric::cosine_distance,
+        Metric::Euclidean => metric::l2_distance,
+        Metric::InnerProduct => |a, b| -metric::inner_product(a, b),
+    }
+}
+
 /// Distances to a query, as a scan's snapshot sees the rows.
 pub struct Distances {
     vectors: TableVectors,
@@ -167,12 +180,7 @@ pub struct Distances {
 impl Distances {
     /// Distances from a query under a metric, a row on the operator's left.
     pub fn new(vectors: TableVectors, query: &[f32], metric: Metric) -> Self {
-        let distance = match metric {
-            Metric::Cosine => metric::cosine_distance,
-            Metric::Euclidean => metric::l2_distance,
-            Metric::InnerProduct => |a: &[f32], b: &[f32]| -metric::inner_product(a, b),
-        };
-        Self { vectors, query: query.to_vec(), distance }
+        Self { vectors, query: query.to_vec(), distance: distance_of(metric) }
     }
 
     /// The table's rows, for another query or to close them.

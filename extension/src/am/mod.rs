@@ -107,6 +107,12 @@ pub enum IndexError {
         /// The index.
         index: String,
     },
+    /// A call that makes no sense.
+    #[error("{problem}")]
+    BadArgument {
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A vector that does not fit the query.
     #[error(transparent)]
     Vector(#[from] VectorError),

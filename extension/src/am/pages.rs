@@ -121,8 +121,7 @@ impl IndexPages {
                 pg_sys::LockRelationForExtension(relation, mode);
             }
             let normal = pg_sys::ReadBufferMode::RBM_NORMAL;
-            let buffer =
-                pg_sys::ReadBufferExtended(relation, self.fork, pg_missing::NEW_BLOCK, normal, self.strategy);
+            let buffer = pg_sys::ReadBufferExtended(relation, self.fork, pg_missing::NEW_BLOCK, normal, self.strategy);
             pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_EXCLUSIVE as i32);
             if is_shared {
                 pg_sys::UnlockRelationForExtension(relation, mode);

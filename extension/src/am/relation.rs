@@ -131,8 +131,7 @@ impl OpenIndex {
         let is_owner = unsafe { pg_sys::pg_class_ownercheck(table, pg_sys::GetUserId()) };
         // SAFETY: as above.
         #[cfg(not(feature = "pg15"))]
-        let is_owner =
-            unsafe { pg_sys::object_ownercheck(pg_sys::RelationRelationId, table, pg_sys::GetUserId()) };
+        let is_owner = unsafe { pg_sys::object_ownercheck(pg_sys::RelationRelationId, table, pg_sys::GetUserId()) };
         if is_owner { Ok(()) } else { Err(IndexError::Denied { index: self.index.name() }) }
     }
 
@@ -151,8 +150,7 @@ impl OpenIndex {
             let table = (*self.table).rd_id;
             let reads = pg_sys::pg_class_aclcheck(table, pg_sys::GetUserId(), pg_sys::ACL_SELECT as pg_sys::AclMode);
             let row_security = pg_sys::check_enable_rls(table, pg_sys::InvalidOid, true);
-            reads == pg_sys::AclResult::ACLCHECK_OK
-                && row_security != pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32
+            reads == pg_sys::AclResult::ACLCHECK_OK && row_security != pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32
         };
         if reads { Ok(()) } else { Err(IndexError::Denied { index: self.index.name() }) }
     }
@@ -165,6 +163,41 @@ impl Drop for OpenIndex {
             unsafe {
                 pg_sys::index_close(self.index.raw(), self.lock);
                 pg_sys::table_close(self.table, self.lock);
+            }
+        }
+    }
+}
+
+/// Runs as the table's owner while it lives, in a restricted way: an index's expressions and conditions call functions that
+/// its owner has chosen, which must not run with the rights of whoever looks at the index. PostgreSQL does the same around
+/// VACUUM, REINDEX and its own amcheck; the abort of a statement that fails puts things back.
+pub struct AsOwner {
+    user: pg_sys::Oid,
+    context: i32,
+    settings: i32,
+}
+
+impl AsOwner {
+    /// Becomes the owner.
+    pub fn of(open: &OpenIndex) -> Self {
+        let (mut user, mut context) = (pg_sys::InvalidOid, 0);
+        // SAFETY: the relation is open; both are put back by `drop`.
+        unsafe {
+            pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
+            let owner = (*(*open.table).rd_rel).relowner;
+            pg_sys::SetUserIdAndSecContext(owner, context | pg_sys::SECURITY_RESTRICTED_OPERATION as i32);
+            Self { user, context, settings: pg_sys::NewGUCNestLevel() }
+        }
+    }
+}
+
+impl Drop for AsOwner {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: what `of` found.
+            unsafe {
+                pg_sys::AtEOXact_GUC(false, self.settings);
+                pg_sys::SetUserIdAndSecContext(self.user, self.context);
             }
         }
     }

@@ -10,8 +10,8 @@ use esr_ivf::{Key, RowId, RowSource};
 use pgrx::pg_sys::{self, Datum};
 
 use super::key::{Space, with_vector};
-use super::pg_missing::{Blocks, index_build_scan};
-use super::relation::{Index, row_id};
+use super::pg_missing::{Blocks, begin_scan, index_build_scan};
+use super::relation::{Index, OpenIndex, row_id};
 use super::{IndexError, or_raise};
 use crate::vector::tag::Tag;
 
@@ -103,6 +103,47 @@ impl TableRows {
 
 /// What is done with a row; `None` is NULL.
 type Each<'a> = dyn FnMut(RowId, Option<Datum>) -> Result<(), IndexError> + 'a;
+
+/// Shows what an index ought to hold as a snapshot sees it: each row of the table that it is for, with its value.
+pub fn visible_rows(open: &OpenIndex, snapshot: &Registered, each: &mut Each<'_>) {
+    let mut each = each;
+    let state = (&raw mut each).cast::<c_void>();
+    // SAFETY: the relations are open. As in contrib/amcheck: to PostgreSQL this is a concurrent build, which sees what the
+    // scan's snapshot sees, follows HOT chains to their roots, applies predicate and expression, and ends the scan.
+    unsafe {
+        let index = open.index.raw();
+        let info = pg_sys::BuildIndexInfo(index);
+        (*info).ii_Concurrent = true;
+        (*info).ii_Unique = false;
+        let scan = begin_scan(open.table, snapshot.raw());
+        index_build_scan(open.table, index, info, false, Blocks::ALL, Some(show), state, scan);
+    }
+}
+
+/// A snapshot that PostgreSQL keeps until this is dropped, or until the abort of a statement that fails.
+pub struct Registered(pg_sys::Snapshot);
+
+impl Registered {
+    /// What the transaction sees now.
+    pub fn now() -> Self {
+        // SAFETY: in a running transaction.
+        Self(unsafe { pg_sys::RegisterSnapshot(pg_sys::GetTransactionSnapshot()) })
+    }
+
+    /// The snapshot, for PostgreSQL.
+    pub fn raw(&self) -> pg_sys::Snapshot {
+        self.0
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: registered by `now`.
+            unsafe { pg_sys::UnregisterSnapshot(self.0) };
+        }
+    }
+}
 
 /// PostgreSQL calls this for each row of a scan.
 #[pgrx::pg_guard]

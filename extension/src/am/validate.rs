@@ -51,9 +51,8 @@ unsafe fn problems(class: Oid) -> Vec<String> {
             problems.extend(operator_problem(operator));
         }
         pg_sys::ReleaseCatCacheList(operators);
-        let own = (1..=3).filter(|&strategy| {
-            pg_sys::get_opfamily_member(family, input, input, strategy) != pg_sys::InvalidOid
-        });
+        let own = (1..=3)
+            .filter(|&strategy| pg_sys::get_opfamily_member(family, input, input, strategy) != pg_sys::InvalidOid);
         if own.count() != 1 {
             problems.push("must have exactly one operator for its type".to_owned());
         }
@@ -75,12 +74,7 @@ unsafe fn operator_problem(operator: &pg_sys::FormData_pg_amop) -> Option<String
     let (sorts, fits) = unsafe {
         (
             opfamily_can_sort_type(operator.amopsortfamily, pg_sys::FLOAT8OID),
-            check_amop_signature(
-                operator.amopopr,
-                pg_sys::FLOAT8OID,
-                operator.amoplefttype,
-                operator.amoprighttype,
-            ),
+            check_amop_signature(operator.amopopr, pg_sys::FLOAT8OID, operator.amoplefttype, operator.amoprighttype),
         )
     };
     (!sorts || !fits).then(|| format!("has operator {name} with a wrong signature"))

@@ -27,8 +27,7 @@ pub fn seeded(seed: u64) -> ChaCha8Rng {
 /// Vectors in clusters, as embeddings of style are.
 pub fn clustered(rows: usize, dimension: usize, clusters: usize, seed: u64) -> Vec<Vec<f32>> {
     let mut random = seeded(seed);
-    let centres: Vec<Vec<f32>> =
-        (0..clusters).map(|_| (0..dimension).map(|_| normal(&mut random)).collect()).collect();
+    let centres: Vec<Vec<f32>> = (0..clusters).map(|_| (0..dimension).map(|_| normal(&mut random)).collect()).collect();
     (0..rows)
         .map(|_| {
             let centre = &centres[random.random_range(0..clusters)];
