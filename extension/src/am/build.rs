@@ -153,7 +153,7 @@ impl Progress for Reported {
     fn done(&mut self, units: u64) {
         self.done += units;
         // A thousandth at a time: other sessions look once a second at most.
-        if self.done - self.shown >= 1 + self.total / 1024 {
+        if self.done - self.shown > self.total / 1024 {
             self.shown = self.done;
             show(pg_sys::PROGRESS_CREATEIDX_TUPLES_DONE, self.done as i64);
         }
