@@ -131,6 +131,20 @@ impl IndexPages {
     }
 }
 
+impl IndexPages {
+    /// Holds a heavyweight lock on the meta page, which no reader takes. An error releases it with the transaction; the
+    /// deadlock detector knows it.
+    fn with_page_lock<R>(&self, mode: i32, work: impl FnOnce() -> R) -> R {
+        // SAFETY: the relation is open; the lock is released with the same arguments.
+        unsafe {
+            pg_sys::LockPage(self.index.raw(), esr_ivf::page::META_BLOCK, mode);
+            let result = work();
+            pg_sys::UnlockPage(self.index.raw(), esr_ivf::page::META_BLOCK, mode);
+            result
+        }
+    }
+}
+
 impl PageStore for IndexPages {
     type Page<'a> = LockedPage<'a>;
     type Edit<'a> = PageEdit<'a>;
@@ -158,6 +172,14 @@ impl PageStore for IndexPages {
 
     fn edit(&self) -> PageEdit<'_> {
         PageEdit { store: self, record: std::ptr::null_mut(), pages: [None; MAX_PAGES_PER_EDIT] }
+    }
+
+    fn as_insertion<R>(&self, insert: impl FnOnce() -> R) -> R {
+        self.with_page_lock(pg_sys::ShareLock as i32, insert)
+    }
+
+    fn without_insertions<R>(&self, work: impl FnOnce() -> R) -> R {
+        self.with_page_lock(pg_sys::ExclusiveLock as i32, work)
     }
 
     fn check_for_interrupts(&self) {

@@ -81,6 +81,7 @@ pub fn calibrate<S: PageStore>(store: &S, seed: u64) -> Result<(), StoreError> {
                 meta.probed[place][target] = longer.into();
             }
         }
+        meta.rows_at_calibration = (rows.min(u64::from(u32::MAX)) as u32).into();
         meta.generation = (meta.generation.get() + 1).into();
     })
 }

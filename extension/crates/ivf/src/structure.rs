@@ -251,7 +251,8 @@ impl Structure {
                     list: number,
                     centre: base + self.product(number, &direction) - norms * list.norm,
                     deviation: deviation * list.spread.max(1e-6).sqrt(),
-                    rows: list.rows as f32,
+                    // A list that was empty when rows were counted may not be now.
+                    rows: list.rows.max(1) as f32,
                 }
             })
             .collect()
