@@ -10,6 +10,7 @@ pub mod client;
 pub mod datum;
 pub mod embed;
 pub mod error;
+pub mod exact_scan;
 pub mod fmgr;
 pub mod report;
 pub mod server;
@@ -27,6 +28,7 @@ pgrx::pg_module_magic!();
 pub extern "C-unwind" fn _PG_init() {
     server::hide_stack_traces();
     settings::define();
+    exact_scan::install();
     if server::is_preloading() {
         server::register_static_supervisor();
     }
