@@ -132,7 +132,7 @@ fn rows_that_a_policy_hides_are_neither_returned_nor_measured() {
              INSERT INTO t VALUES (999, 4, 'hidden', '[1,2]');
              CREATE ROLE reader; GRANT SELECT (id, kind, style) ON t TO reader;
              ALTER TABLE t ENABLE ROW LEVEL SECURITY;
-             CREATE POLICY some ON t TO reader USING (kind < 3 AND note IS NOT NULL);
+             CREATE POLICY visible ON t TO reader USING (kind < 3 AND note IS NOT NULL);
              ANALYZE t;
              SET ROLE reader;",
         )

@@ -171,7 +171,7 @@ unsafe fn costs(
 
         // Of rows in random order, the n-th is among the k nearest so far with probability k / n.
         let replacements = kept * (1.0 + (passing / kept).max(1.0).ln());
-        let comparisons = passing + 2.0 * replacements * (kept + 1.0).log2();
+        let comparisons = (passing - kept).max(0.0) + 2.0 * replacements * (kept + 1.0).log2();
 
         let mut startup = query.startup + query.per_tuple + distance.startup + filter.startup;
         startup += sequential_page * pages + tuples * (pg_sys::cpu_tuple_cost + filter.per_tuple);

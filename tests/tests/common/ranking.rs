@@ -48,9 +48,10 @@ pub fn uses_node(session: &mut Client, sql: &str) -> bool {
     plan(session, sql).contains("Custom Scan (Esr Exact Scan)")
 }
 
-/// Sets `esr.enable_exact_scan`.
+/// Sets `esr.enable_exact_scan`; on, it is taken wherever it can be, though it be no cheaper.
 pub fn switch(session: &mut Client, on: bool) {
-    session.batch_execute(&format!("SET esr.enable_exact_scan = {on}")).unwrap();
+    let sort = !on;
+    session.batch_execute(&format!("SET esr.enable_exact_scan = {on}; SET enable_sort = {sort}")).unwrap();
 }
 
 /// Rows of (id, distance) as text, `None` for NULL.
