@@ -209,7 +209,7 @@ impl Search {
             let mut rows = Rows::begin(relation, (*(*state).ps.state).es_snapshot);
             while let Some(row) = rows.next() {
                 if !self.filter.is_null() {
-                    rows.store(row, slot);
+                    row.store(slot);
                     if !self.passes(state, slot) {
                         continue;
                     }
@@ -226,8 +226,8 @@ impl Search {
                 };
                 nearest.offer(distance, row.id());
             }
-            rows.end();
             rows::clear(slot);
+            rows.end();
             Found { has_more: nearest.has_left_out(), rows: nearest.into_rows(), next: 0 }
         }
     }
@@ -273,7 +273,7 @@ impl Search {
                 pg_sys::MemoryContextReset(memory);
                 pg_sys::CurrentMemoryContext = memory;
             }
-            let stored = datum::scanned_vector(value);
+            let stored = datum::vector(value);
             pg_sys::CurrentMemoryContext = before;
             let (stored, query) = (stored?, query.as_vector());
             if self.details.column_is_left { same_space(&stored, &query) } else { same_space(&query, &stored) }?;

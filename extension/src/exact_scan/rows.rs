@@ -9,16 +9,38 @@ use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::pg_sys::{self, Datum};
 
 use super::nearest::RowId;
+use crate::datum::prefetch;
 
 /// A scan of all rows that a snapshot sees. Ended by [`Rows::end`], or by PostgreSQL when the statement fails.
+///
+/// A scan of vectors is bound by the latency of memory: a row is too far from the next one for the CPU to guess, and the
+/// next page may lie anywhere in the cache. So the page after the one whose rows are given out is opened early, and each
+/// row that is given out has one of that page fetched.
 pub struct Rows {
-    scan: pg_sys::TableScanDesc,
+    scan: pg_sys::HeapScanDesc,
+    /// What is read after `ahead`.
+    next_block: Option<pg_sys::BlockNumber>,
+    current: Page,
+    ahead: Page,
+    /// The index in `current` of the next row.
+    next: usize,
+    /// Where slots find the row they hold.
+    tuple: pg_sys::HeapTupleData,
+}
+
+/// The rows of a page that the snapshot sees. The page stays where it is while its buffer is pinned.
+#[derive(Default)]
+struct Page {
+    buffer: pg_sys::Buffer,
+    block: pg_sys::BlockNumber,
+    lines: Vec<pg_sys::OffsetNumber>,
 }
 
 /// The row a scan is at.
 #[derive(Clone, Copy)]
 pub struct Row {
     tuple: pg_sys::HeapTuple,
+    buffer: pg_sys::Buffer,
 }
 
 impl Rows {
@@ -28,13 +50,21 @@ impl Rows {
     /// # Safety
     /// The relation is an open heap and the snapshot registered, both until the end of the scan.
     pub unsafe fn begin(relation: pg_sys::Relation, snapshot: pg_sys::Snapshot) -> Self {
-        use pg_sys::ScanOptions as Option;
+        use pg_sys::ScanOptions as Options;
         let options =
-            Option::SO_TYPE_SEQSCAN | Option::SO_ALLOW_STRAT | Option::SO_ALLOW_SYNC | Option::SO_ALLOW_PAGEMODE;
-        let no = std::ptr::null_mut();
+            Options::SO_TYPE_SEQSCAN | Options::SO_ALLOW_STRAT | Options::SO_ALLOW_SYNC | Options::SO_ALLOW_PAGEMODE;
         // SAFETY: as the caller says.
-        let scan = unsafe { pg_sys::heap_beginscan(relation, snapshot, 0, std::ptr::null_mut(), no, options) };
-        Self { scan }
+        unsafe {
+            let no = std::ptr::null_mut();
+            let scan: pg_sys::HeapScanDesc =
+                pg_sys::heap_beginscan(relation, snapshot, 0, std::ptr::null_mut(), no, options).cast();
+            let next_block = ((*scan).rs_nblocks > 0).then_some((*scan).rs_startblock);
+            let (current, tuple) = (Page::default(), pg_sys::HeapTupleData::default());
+            let mut rows = Self { scan, next_block, current, ahead: Page::default(), next: 0, tuple };
+            rows.tuple.t_tableOid = (*relation).rd_id;
+            rows.read_ahead();
+            rows
+        }
     }
 
     /// The next row. A cancelled statement leaves from here.
@@ -43,32 +73,113 @@ impl Rows {
     /// The scan has not ended.
     #[inline]
     pub unsafe fn next(&mut self) -> Option<Row> {
-        // SAFETY: as the caller says.
-        let tuple = unsafe { pg_sys::heap_getnext(self.scan, pg_sys::ScanDirection::ForwardScanDirection) };
-        (!tuple.is_null()).then_some(Row { tuple })
+        // SAFETY: as the caller says; the lines are those that PostgreSQL has found on the page, which is pinned.
+        unsafe {
+            while self.next == self.current.lines.len() {
+                if !self.turn_page() {
+                    return None;
+                }
+            }
+            if let Some(line) = self.ahead.lines.get(self.next) {
+                let (header, bytes) = self.ahead.row(*line);
+                prefetch(header.cast(), bytes);
+            }
+            let line = self.current.lines[self.next];
+            self.next += 1;
+            let (header, bytes) = self.current.row(line);
+            self.tuple.t_data = header;
+            self.tuple.t_len = bytes as u32;
+            self.tuple.t_self = item_pointer(RowId::new(self.current.block, line));
+            Some(Row { tuple: &raw mut self.tuple, buffer: self.current.buffer })
+        }
     }
 
-    /// Puts the row that the scan is at into a slot, for expressions to read.
-    ///
-    /// # Safety
-    /// The slot is one for heap tuples in buffers, and has this table's columns.
-    pub unsafe fn store(&self, row: Row, slot: *mut pg_sys::TupleTableSlot) {
-        let scan: pg_sys::HeapScanDesc = self.scan.cast();
-        // SAFETY: the scan holds the row's buffer.
-        unsafe { pg_sys::ExecStoreBufferHeapTuple(row.tuple, slot, (*scan).rs_cbuf) };
+    /// Makes the page ahead the current one and opens the one after it; false after the last.
+    unsafe fn turn_page(&mut self) -> bool {
+        // SAFETY: the scan keeps its own pin only on the page it read last, so ours is one more.
+        unsafe {
+            self.release_current();
+            if self.ahead.buffer == 0 {
+                return false;
+            }
+            std::mem::swap(&mut self.current, &mut self.ahead);
+            self.next = 0;
+            pg_sys::IncrBufferRefCount(self.current.buffer);
+            self.read_ahead();
+            true
+        }
+    }
+
+    unsafe fn release_current(&mut self) {
+        let buffer = std::mem::take(&mut self.current.buffer);
+        self.current.lines.clear();
+        self.next = 0;
+        if buffer != 0 {
+            // SAFETY: pinned by `turn_page`.
+            unsafe { pg_sys::ReleaseBuffer(buffer) }
+        }
+    }
+
+    /// Opens the next page: in a circle from wherever another scan of the table is at.
+    unsafe fn read_ahead(&mut self) {
+        unsafe extern "C-unwind" {
+            // Declared in access/syncscan.h, which pgrx does not bind.
+            fn ss_report_location(relation: pg_sys::Relation, block: pg_sys::BlockNumber);
+        }
+        self.ahead.buffer = 0;
+        self.ahead.lines.clear();
+        let Some(block) = self.next_block else { return };
+        // SAFETY: the block is one of the relation. PostgreSQL checks which rows the snapshot sees, and for interrupts.
+        unsafe {
+            pg_sys::heapgetpage(self.scan.cast(), block);
+            let scan = &*self.scan;
+            self.ahead.block = block;
+            self.ahead.buffer = scan.rs_cbuf;
+            self.ahead.lines.extend_from_slice(&scan.rs_vistuples[..scan.rs_ntuples as usize]);
+            let following = if block + 1 == scan.rs_nblocks { 0 } else { block + 1 };
+            self.next_block = (following != scan.rs_startblock).then_some(following);
+            if scan.rs_base.rs_flags & pg_sys::ScanOptions::SO_ALLOW_SYNC != 0 {
+                pg_guard_ffi_boundary(|| ss_report_location(scan.rs_base.rs_rd, following));
+            }
+        }
     }
 
     /// Gives back what the scan holds.
     ///
     /// # Safety
-    /// The scan has not ended.
-    pub unsafe fn end(self) {
+    /// The scan has not ended, and no slot holds a row of it.
+    pub unsafe fn end(mut self) {
         // SAFETY: as the caller says.
-        unsafe { pg_sys::heap_endscan(self.scan) }
+        unsafe {
+            self.release_current();
+            pg_sys::heap_endscan(self.scan.cast());
+        }
+    }
+}
+
+impl Page {
+    /// Where a row lies, and its length.
+    #[inline]
+    unsafe fn row(&self, line: pg_sys::OffsetNumber) -> (pg_sys::HeapTupleHeader, usize) {
+        // SAFETY: the page is pinned and the line one of those that PostgreSQL has found there.
+        unsafe {
+            let page = pg_sys::BufferGetPage(self.buffer);
+            let item = pg_sys::PageGetItemId(page, line);
+            (page.add((*item).lp_off() as usize).cast(), (*item).lp_len() as usize)
+        }
     }
 }
 
 impl Row {
+    /// Puts it into a slot, for expressions to read.
+    ///
+    /// # Safety
+    /// The slot is one for heap tuples in buffers and has this table's columns; no other row was asked for since.
+    pub unsafe fn store(self, slot: *mut pg_sys::TupleTableSlot) {
+        // SAFETY: as the caller says; the scan has pinned the buffer.
+        unsafe { pg_sys::ExecStoreBufferHeapTuple(self.tuple, slot, self.buffer) };
+    }
+
     /// Its place.
     ///
     /// # Safety
@@ -104,11 +215,7 @@ pub unsafe fn fetch(
     row: RowId,
     slot: *mut pg_sys::TupleTableSlot,
 ) -> bool {
-    let block = row.block();
-    let mut place = pg_sys::ItemPointerData {
-        ip_blkid: pg_sys::BlockIdData { bi_hi: (block >> 16) as u16, bi_lo: block as u16 },
-        ip_posid: row.line(),
-    };
+    let mut place = item_pointer(row);
     // SAFETY: as the caller says; the guard turns an error of the function, called past pgrx's bindings, into a panic.
     unsafe {
         let Some(fetch) = (*(*relation).rd_tableam).tuple_fetch_row_version else { return false };
@@ -128,4 +235,12 @@ pub unsafe fn clear(slot: *mut pg_sys::TupleTableSlot) -> *mut pg_sys::TupleTabl
         }
     }
     slot
+}
+
+fn item_pointer(row: RowId) -> pg_sys::ItemPointerData {
+    let block = row.block();
+    pg_sys::ItemPointerData {
+        ip_blkid: pg_sys::BlockIdData { bi_hi: (block >> 16) as u16, bi_lo: block as u16 },
+        ip_posid: row.line(),
+    }
 }
