@@ -11,6 +11,14 @@ use pgrx::pg_sys::{self, Datum};
 use super::nearest::RowId;
 use crate::datum::prefetch;
 
+/// What the CPU is asked for of each row as soon as its page is open: enough to have the row's address translated and its
+/// header at hand.
+const FETCHED_AT_ONCE: usize = 2 * 64;
+
+/// What it is asked for of a row while the one a page before is measured. It sees by itself that a row goes on, and asking
+/// for more only fills the queue of things it waits for: at 512 dimensions, 1 kB takes a tenth off what the whole row costs.
+const FETCHED_BYTES: usize = 16 * 64;
+
 /// A scan of all rows that a snapshot sees. Ended by [`Rows::end`], or by PostgreSQL when the statement fails.
 ///
 /// A scan of vectors is bound by the latency of memory: a row is too far from the next one for the CPU to guess, and the
@@ -82,7 +90,8 @@ impl Rows {
             }
             if let Some(line) = self.ahead.lines.get(self.next) {
                 let (header, bytes) = self.ahead.row(*line);
-                prefetch(header.cast(), bytes);
+                let rest = bytes.min(FETCHED_BYTES).saturating_sub(FETCHED_AT_ONCE);
+                prefetch(header.cast::<u8>().wrapping_add(FETCHED_AT_ONCE), rest);
             }
             let line = self.current.lines[self.next];
             self.next += 1;
@@ -136,6 +145,10 @@ impl Rows {
             self.ahead.block = block;
             self.ahead.buffer = scan.rs_cbuf;
             self.ahead.lines.extend_from_slice(&scan.rs_vistuples[..scan.rs_ntuples as usize]);
+            for line in &self.ahead.lines {
+                let (header, bytes) = self.ahead.row(*line);
+                prefetch(header.cast(), bytes.min(FETCHED_AT_ONCE));
+            }
             let following = if block + 1 == scan.rs_nblocks { 0 } else { block + 1 };
             self.next_block = (following != scan.rs_startblock).then_some(following);
             if scan.rs_base.rs_flags & pg_sys::ScanOptions::SO_ALLOW_SYNC != 0 {
