@@ -34,11 +34,11 @@ const CLUSTERS: usize = 1000;
 /// Parents that the clusters' centres are drawn around.
 const STYLES: usize = 40;
 /// Length of a row's noise within the subspace, its centre having length 1.
-const SPREAD: f32 = 0.8;
+const SPREAD: f32 = 1.25;
 /// Length of a row's noise outside the subspace.
 const AMBIENT: f32 = 0.1;
 /// How fast the deviations of the hard set's latent coordinates fall.
-const HARD_DECAY: f32 = 0.5;
+const HARD_DECAY: f32 = 0.37;
 /// Rows that share a random stream.
 const CHUNK: usize = 1024;
 

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use esr_tests::cluster::{Cluster, Options};
 use postgres::Client;
@@ -17,7 +17,7 @@ use postgres::Client;
 use crate::{
     changing_data::{self, copy_all, create_table},
     data::{self, DIMENSIONS, Dataset, QueryKind, Sizes},
-    measure::{Cost, Machine, cost_of},
+    measure::{Cost, Machine, cost_of, load_average},
     plot,
     progress::note,
     real,
@@ -103,6 +103,7 @@ pub fn run(arguments: &IndexArguments) -> Result<()> {
         systems: Vec::new(),
     };
     let output = arguments.output.clone().unwrap_or_else(|| PathBuf::from(format!("target/bench/{name}-{rows}.json")));
+    let mut failed = Vec::new();
     for system in &arguments.systems {
         let description = system.describe(rows);
         let Some(version) = create_extension(&cluster, &description)? else {
@@ -111,8 +112,13 @@ pub fn run(arguments: &IndexArguments) -> Result<()> {
         };
         note(&format!("{} {version}: {rows} rows of {name} data", description.name));
         let questions = Questions { data: &data, truth: truth.clone(), limit, operator: "" };
-        let system = measure_system(&cluster, &description, version, questions)?;
-        report.systems.push(system);
+        match measure_system(&cluster, &description, version, questions) {
+            Ok(system) => report.systems.push(system),
+            Err(error) => {
+                note(&format!("{}: {error:#}", description.name));
+                failed.push(description.name);
+            }
+        }
         // After each system, so that a run that is cut short leaves what it found.
         report.write(&output)?;
     }
@@ -120,6 +126,7 @@ pub fn run(arguments: &IndexArguments) -> Result<()> {
     let picture = output.with_extension("svg");
     plot::write(&[report], &picture)?;
     println!("wrote {} and {}", output.display(), picture.display());
+    ensure!(failed.is_empty(), "could not be measured: {}", failed.join(", "));
     Ok(())
 }
 
@@ -140,7 +147,7 @@ fn load_data(arguments: &IndexArguments) -> Result<(String, Dataset)> {
 fn server_settings(rows: usize, systems: &[System]) -> Result<Vec<(String, String)>> {
     let vectors_mb = rows * DIMENSIONS * 4 / 1_000_000;
     let shared_buffers = (vectors_mb * 9 / 2).max(1200);
-    let maintenance = (vectors_mb * 2).max(256);
+    let maintenance = (vectors_mb * 5 / 2).max(640);
     let mut settings: Vec<(String, String)> = [
         ("shared_buffers", format!("{shared_buffers}MB")),
         ("maintenance_work_mem", format!("{maintenance}MB")),
@@ -242,6 +249,7 @@ fn cheapest_variant<'a>(system: &'a Description, reports: &[VariantReport]) -> O
 
 fn measure_variant(cluster: &Cluster, variant: &Variant, questions: &Questions<'_>) -> Result<VariantReport> {
     note(&format!(" {}: building", variant.label));
+    let load_average = load_average();
     let build = build(cluster, variant)?;
     let mut session = connect(cluster)?;
     let index_mb = index_megabytes(&mut session)?;
@@ -252,17 +260,19 @@ fn measure_variant(cluster: &Cluster, variant: &Variant, questions: &Questions<'
     for kind in QueryKind::ALL {
         for target in TARGETS {
             let Some(point) = cheapest(&points, kind, target) else { continue };
+            let point = questions.measure_again(&mut session, point)?;
             let two_clients = match kind {
                 QueryKind::TextLike => Some(questions.together(&mut pair, kind, &point.settings)?),
                 QueryKind::DataLike => None,
             };
             let chosen_by_planner = questions.is_chosen(&mut session, kind, &point.settings)?;
-            best.push(Best { target, point: point.clone(), chosen_by_planner, two_clients });
+            best.push(Best { target, point, chosen_by_planner, two_clients });
         }
     }
     Ok(VariantReport {
         label: variant.label.clone(),
         create_index: variant.create_index.clone(),
+        load_average,
         build,
         index_mb,
         points,
@@ -306,7 +316,8 @@ fn watch(session: &mut Client, ended: &AtomicBool) {
         let query = "SELECT phase, tuples_done, tuples_total FROM pg_stat_progress_create_index";
         if let Ok(Some(row)) = session.query_opt(query, &[]) {
             let (phase, done, total): (String, i64, i64) = (row.get(0), row.get(1), row.get(2));
-            note(&format!("  {:.0} s: {phase}, {done} of {total} rows", start.elapsed().as_secs_f64()));
+            let of = if total > 0 { format!(" of {total}") } else { String::new() };
+            note(&format!("  {:.0} s: {phase}, {done}{of} rows", start.elapsed().as_secs_f64()));
         }
     }
 }

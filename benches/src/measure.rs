@@ -95,6 +95,12 @@ pub fn cost_of(postmaster: i32, session: &mut Client, work: impl FnOnce(&mut Cli
     })
 }
 
+/// Processes that wanted to run, on average over the last minute: what else the machine was busy with.
+pub fn load_average() -> f64 {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split_whitespace().next().and_then(|field| field.parse().ok()).unwrap_or(0.0)
+}
+
 /// The process id of a session's backend.
 pub fn backend(session: &mut Client) -> Result<i32> {
     Ok(session.query_one("SELECT pg_backend_pid()", &[])?.get(0))

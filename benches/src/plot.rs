@@ -15,7 +15,7 @@ const LEGEND_LINE: f64 = 18.0;
 /// Lowest recall drawn.
 const LOWEST: f64 = 0.6;
 /// Recalls with a grid line.
-const GRID: [f64; 9] = [0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999];
+const GRID: [f64; 8] = [0.6, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999];
 /// Colours that people with red-green blindness can tell apart.
 const COLOURS: [&str; 8] = ["#d55e00", "#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#5b4b8a", "#444444"];
 

@@ -9,7 +9,7 @@ use crate::{
     changing_data::{Changing, RowCost},
     data::QueryKind,
     measure::{Cost, Machine},
-    search::{Point, TARGETS, Together, cheapest},
+    search::{Point, TARGETS, Together},
 };
 
 /// A whole run.
@@ -63,6 +63,8 @@ pub struct VariantReport {
     pub label: String,
     /// The statement.
     pub create_index: String,
+    /// How busy the machine was before it was built.
+    pub load_average: f64,
     /// What building cost.
     pub build: Cost,
     /// Size of the index in MB (10^6 bytes).
@@ -78,7 +80,7 @@ pub struct VariantReport {
 pub struct Best {
     /// The recall to reach.
     pub target: f64,
-    /// The setting and what it gives.
+    /// The setting and what it gives, the median of three measurements.
     pub point: Point,
     /// Whether the planner takes the index by itself.
     pub chosen_by_planner: bool,
@@ -89,7 +91,8 @@ pub struct Best {
 impl VariantReport {
     /// CPU milliseconds a query at a target, if it was reached.
     pub fn cpu_ms(&self, kind: QueryKind, target: f64) -> Option<f64> {
-        cheapest(&self.points, kind, target).map(|point| point.cpu_ms)
+        let best = self.best.iter().find(|best| best.point.queries == kind && best.target == target)?;
+        Some(best.point.cpu_ms)
     }
 }
 
@@ -133,20 +136,21 @@ impl Report {
     }
 
     fn search_table(&self, text: &mut String) {
-        text.push_str("| | build s | build CPU s | peak MB | WAL MB | index MB |");
+        text.push_str("| | load before | build s | build CPU s | peak MB | WAL MB | index MB |");
         for kind in QueryKind::ALL {
             for target in TARGETS {
                 let _ = write!(text, " {} CPU ms at {target:.2} |", kind.name());
             }
         }
-        text.push_str("\n|---|---|---|---|---|---|---|---|---|---|---|---|\n");
+        text.push_str("\n|---|---|---|---|---|---|---|---|---|---|---|---|---|\n");
         for (system, variant) in self.variants() {
             let Cost { wall_s, cpu_s, wal_mb, peak_memory_mb, .. } = variant.build;
             let name = format!("{} {}, {}", system.name, system.version, variant.label);
             let index_mb = variant.index_mb;
             let _ = write!(
                 text,
-                "| {name} | {wall_s:.1} | {cpu_s:.1} | {peak_memory_mb:.0} | {wal_mb:.0} | {index_mb:.0} |"
+                "| {name} | {:.1} | {wall_s:.1} | {cpu_s:.1} | {peak_memory_mb:.0} | {wal_mb:.0} | {index_mb:.0} |",
+                variant.load_average
             );
             for kind in QueryKind::ALL {
                 for target in TARGETS {
