@@ -17,6 +17,7 @@ use postgres::Client;
 use crate::{
     changing_data::{self, copy_all, create_table},
     data::{self, DIMENSIONS, Dataset, QueryKind, Sizes},
+    filtered::filtered,
     measure::{Cost, Machine, cost_of, load_average},
     plot,
     progress::note,
@@ -111,7 +112,7 @@ pub fn run(arguments: &IndexArguments) -> Result<()> {
             continue;
         };
         note(&format!("{} {version}: {rows} rows of {name} data", description.name));
-        let questions = Questions { data: &data, truth: truth.clone(), limit, operator: "" };
+        let questions = Questions { data: &data, truth: truth.clone(), limit, operator: "", filter: None };
         match measure_system(&cluster, &description, version, questions) {
             Ok(system) => report.systems.push(system),
             Err(error) => {
@@ -221,14 +222,20 @@ fn measure_system(
         load,
         insert_without_index,
         variants,
+        filtered: Vec::new(),
         changing: None,
     };
-    if changes && let Some((variant, before)) = cheapest_variant(system, &report.variants) {
+    if let Some((variant, before)) = cheapest_variant(system, &report.variants) {
         if system.variants.last().is_none_or(|last| last.label != variant.label) {
             build(cluster, variant)?;
         }
         questions.operator = variant.operator;
-        report.changing = Some(changing_data::change(cluster, &variant.label, &mut questions, before)?);
+        if let Some(best) = &before {
+            report.filtered = filtered(&mut connect(cluster)?, &questions, best, system.filtering)?;
+        }
+        if changes {
+            report.changing = Some(changing_data::change(cluster, &variant.label, &mut questions, before)?);
+        }
     }
     connect(cluster)?.batch_execute("DROP TABLE clips")?;
     Ok(report)

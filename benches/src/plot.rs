@@ -197,6 +197,7 @@ mod tests {
             queries: QueryKind::TextLike,
             settings: Settings::new(),
             recall,
+            mean_rows: 10.0,
             fewest_rows: 10,
             cpu_ms,
             p50_ms: cpu_ms,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     changing_data::{Changing, RowCost},
     data::QueryKind,
+    filtered::Filtered,
     measure::{Cost, Machine},
     search::{Point, TARGETS, Together},
 };
@@ -52,6 +53,8 @@ pub struct SystemReport {
     pub insert_without_index: Option<RowCost>,
     /// The ways it was built.
     pub variants: Vec<VariantReport>,
+    /// What the cheapest variant's setting for recall 0.95 gives when only part of the rows may come back.
+    pub filtered: Vec<Filtered>,
     /// How the cheapest variant did while rows came and went.
     pub changing: Option<Changing>,
 }
@@ -127,6 +130,7 @@ impl Report {
         );
         self.search_table(&mut text);
         self.latency_table(&mut text);
+        self.filtered_table(&mut text);
         self.changing_table(&mut text);
         text
     }
@@ -185,6 +189,29 @@ impl Report {
                     best.point.p50_ms,
                     best.point.p95_ms,
                     if best.chosen_by_planner { "yes" } else { "no" },
+                );
+            }
+        }
+        text.push('\n');
+    }
+
+    fn filtered_table(&self, text: &mut String) {
+        text.push_str("| with a condition | rows that pass | settings | rows | fewest | recall | CPU ms | p50 ms |\n");
+        text.push_str("|---|---|---|---|---|---|---|---|\n");
+        for system in &self.systems {
+            for Filtered { share, point } in &system.filtered {
+                let settings: Vec<String> = point.settings.iter().map(|(k, v)| format!("{k} = {v}")).collect();
+                let _ = writeln!(
+                    text,
+                    "| {} | {:.2} % | {} | {:.1} | {} | {:.4} | {:.3} | {:.3} |",
+                    system.name,
+                    share * 100.0,
+                    settings.join(", "),
+                    point.mean_rows,
+                    point.fewest_rows,
+                    point.recall,
+                    point.cpu_ms,
+                    point.p50_ms,
                 );
             }
         }

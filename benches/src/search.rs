@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     binary::{Parameter, text},
     data::{Dataset, QueryKind},
+    filtered::MODULUS,
     measure::{backend, cpu_seconds, percentile},
     progress::note,
     systems::{Sweep, Values, Variant},
@@ -38,6 +39,8 @@ pub struct Point {
     pub settings: Settings,
     /// Mean part of the true nearest rows that came back.
     pub recall: f64,
+    /// Rows that came back, on average.
+    pub mean_rows: f64,
     /// Fewest rows that came back for a query.
     pub fewest_rows: usize,
     /// CPU milliseconds of the backend, a query.
@@ -52,17 +55,20 @@ pub struct Point {
 pub struct Questions<'a> {
     /// The rows.
     pub data: &'a Dataset,
-    /// Right answers, a kind of queries each.
+    /// Right answers, a kind of queries each; as many queries are asked as there are answers for.
     pub truth: BTreeMap<QueryKind, Truth>,
     /// Rows asked for.
     pub limit: usize,
     /// The operator that orders them.
     pub operator: &'static str,
+    /// Only rows whose id modulo [`MODULUS`] is less.
+    pub filter: Option<u32>,
 }
 
 impl Questions<'_> {
     fn query(&self) -> String {
-        format!("SELECT id FROM clips ORDER BY style {} $1 LIMIT {}", self.operator, self.limit)
+        let condition = self.filter.map_or(String::new(), |below| format!("WHERE id % {MODULUS} < {below} "));
+        format!("SELECT id FROM clips {condition}ORDER BY style {} $1 LIMIT {}", self.operator, self.limit)
     }
 
     /// Prepares a session for a setting.
@@ -80,26 +86,28 @@ impl Questions<'_> {
     pub fn measure(&self, session: &mut Client, kind: QueryKind, settings: &Settings) -> Result<Point> {
         let queries = self.data.queries(kind);
         let truth = self.truth.get(&kind).context("no right answers for these queries")?;
+        let count = queries.len().min(truth.len()).max(1);
         let pid = backend(session)?;
         let statement = self.prepare(session, settings)?;
         self.check_plan(session, queries.row(0))?;
-        for target in queries.iter().take(WARM_UP) {
+        for target in queries.iter().take(WARM_UP.min(count)) {
             self.ask(session, &statement, target)?;
         }
-        let mut latencies = Vec::with_capacity(queries.len());
-        let mut answers = Vec::with_capacity(queries.len());
+        let mut latencies = Vec::with_capacity(count);
+        let mut answers = Vec::with_capacity(count);
         let before = cpu_seconds(pid);
-        for target in queries.iter() {
+        for target in queries.iter().take(count) {
             let start = Instant::now();
             answers.push(self.ask(session, &statement, target)?);
             latencies.push(start.elapsed().as_secs_f64() * 1000.0);
         }
-        let cpu_ms = (cpu_seconds(pid) - before) * 1000.0 / queries.len() as f64;
+        let cpu_ms = (cpu_seconds(pid) - before) * 1000.0 / count as f64;
         let recalls = answers.iter().enumerate().map(|(i, answer)| truth.recall(self.data, queries, i, answer));
         Ok(Point {
             queries: kind,
             settings: settings.clone(),
-            recall: recalls.sum::<f64>() / queries.len() as f64,
+            recall: recalls.sum::<f64>() / count as f64,
+            mean_rows: answers.iter().map(Vec::len).sum::<usize>() as f64 / count as f64,
             fewest_rows: answers.iter().map(Vec::len).min().unwrap_or(0),
             cpu_ms,
             p50_ms: percentile(&mut latencies, 0.5),

@@ -27,6 +27,8 @@ pub struct Description {
     pub column_type: &'static str,
     /// Whether the extension must be in `shared_preload_libraries`.
     pub preload: bool,
+    /// What it offers for queries with a condition.
+    pub filtering: &'static [(&'static str, &'static str)],
     /// Ways to build the index.
     pub variants: Vec<Variant>,
 }
@@ -74,6 +76,7 @@ impl System {
                 access_method: "esr_ivf",
                 column_type: "esr_vector(512)",
                 preload: false,
+                filtering: &[],
                 variants: vec![Variant {
                     label: "default".into(),
                     create_index: "CREATE INDEX clips_style ON clips USING esr_ivf (style esr_vector_cosine_ops)"
@@ -95,6 +98,7 @@ impl System {
                 access_method: "hnsw",
                 column_type: "vector(512)",
                 preload: false,
+                filtering: &[("hnsw.iterative_scan", "relaxed_order")],
                 variants: vec![Variant {
                     label: "m 16, ef_construction 64".into(),
                     create_index: "CREATE INDEX clips_style ON clips USING hnsw (style vector_cosine_ops) \
@@ -111,6 +115,7 @@ impl System {
                 access_method: "ivfflat",
                 column_type: "vector(512)",
                 preload: false,
+                filtering: &[("ivfflat.iterative_scan", "relaxed_order")],
                 variants: list_counts(rows).map(ivfflat).into(),
             },
             System::Vchordrq => Description {
@@ -119,6 +124,7 @@ impl System {
                 access_method: "vchordrq",
                 column_type: "vector(512)",
                 preload: true,
+                filtering: &[("vchordrq.prefilter", "on")],
                 variants: list_counts(rows).map(vchordrq).into(),
             },
         }

@@ -23,7 +23,8 @@ const TIE: f32 = 2e-6;
 /// For each query the similarity of its k-th nearest row.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Truth {
-    limit: usize,
+    /// Rows that a perfect answer has.
+    rows: usize,
     /// Similarity (inner product) of the k-th nearest row, a query each.
     farthest: Vec<f32>,
 }
@@ -60,13 +61,18 @@ impl Truth {
             }
         }
         let farthest = merged.iter().map(|best| best.nearest.last().copied().unwrap_or(f32::INFINITY)).collect();
-        Self { limit, farthest }
+        Self { rows: limit.min(ids.len()), farthest }
+    }
+
+    /// How many queries there are answers for.
+    pub fn len(&self) -> usize {
+        self.farthest.len()
     }
 
     /// As [`Truth::compute`] over the rows from the start, kept in a file of `folder` for the next time.
     pub fn cached(data: &Dataset, queries: &Vectors, limit: usize, folder: &Path) -> Result<Self> {
         let key = fingerprint(data.rows.iter().step_by(data.rows.len() / 1000 + 1).chain(queries.iter()));
-        let name = format!("truth-{}x{}-{limit}-{key:016x}.json", data.rows.len(), queries.len());
+        let name = format!("nearest-{}x{}-{limit}-{key:016x}.json", data.rows.len(), queries.len());
         let path = folder.join(name);
         if let Ok(bytes) = fs::read(&path)
             && let Ok(truth) = serde_json::from_slice::<Truth>(&bytes)
@@ -91,7 +97,7 @@ impl Truth {
             row.is_some_and(|row| dot(queries.row(query), row) >= self.farthest[query] - TIE)
         };
         let found = distinct.iter().filter(|id| near(id)).count();
-        found.min(self.limit) as f64 / self.limit as f64
+        if self.rows == 0 { 1.0 } else { found.min(self.rows) as f64 / self.rows as f64 }
     }
 }
 
