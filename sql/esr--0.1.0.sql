@@ -1,8 +1,8 @@
 -- Find speech by how it was said.
 --
 -- Everything that CREATE EXTENSION esr makes, in reading order: the vector type, its casts, arithmetic, distances, order
--- and aggregates, the embedding functions, triggers, and views. Each public object carries a COMMENT; \dx+ esr lists
--- them and \df+ shows the comments.
+-- and aggregates, the index, the embedding functions, triggers, and views. Each public object carries a COMMENT; \dx+ esr
+-- lists them and \df+ shows the comments.
 
 \echo Use "CREATE EXTENSION esr" to load this file. \quit
 
@@ -287,6 +287,102 @@ CREATE AGGREGATE sum(esr_vector) (
     COMBINEFUNC = esr_vector_combine, FINALFUNC = esr_vector_sum, PARALLEL = safe
 );
 COMMENT ON AGGREGATE sum(esr_vector) IS 'sum of vectors of one model, in double precision; NULLs are skipped';
+
+-- =====================================================================================================================
+-- The index
+-- =====================================================================================================================
+-- CREATE INDEX ON clips USING esr_ivf (style esr_vector_cosine_ops); then ORDER BY style <=> query LIMIT k uses it. One
+-- column, one distance, one model. NULLs and vectors without a distance are in it too: they come last, as they do without it.
+--
+-- Errors: XX002 damaged index (REINDEX), 22000 wrong number of dimensions, 22023 embeddings of two models, 55000 number of
+-- dimensions not known; 42501 and 42809 from the functions below.
+
+CREATE FUNCTION esr_ivf_handler(internal) RETURNS index_am_handler
+    AS 'MODULE_PATHNAME' LANGUAGE c;
+COMMENT ON FUNCTION esr_ivf_handler(internal) IS 'callbacks of index access method esr_ivf';
+
+CREATE ACCESS METHOD esr_ivf TYPE INDEX HANDLER esr_ivf_handler;
+COMMENT ON ACCESS METHOD esr_ivf IS
+    'approximate nearest neighbours of esr_vector, at the recall that esr.target_recall declares';
+
+-- The strategy number names the distance: 1 cosine, 2 Euclidean, 3 negative inner product.
+CREATE OPERATOR CLASS esr_vector_cosine_ops DEFAULT FOR TYPE esr_vector USING esr_ivf AS
+    OPERATOR 1 <=> (esr_vector, esr_vector) FOR ORDER BY float_ops;
+CREATE OPERATOR CLASS esr_vector_l2_ops FOR TYPE esr_vector USING esr_ivf AS
+    OPERATOR 2 <-> (esr_vector, esr_vector) FOR ORDER BY float_ops;
+CREATE OPERATOR CLASS esr_vector_ip_ops FOR TYPE esr_vector USING esr_ivf AS
+    OPERATOR 3 <#> (esr_vector, esr_vector) FOR ORDER BY float_ops;
+COMMENT ON OPERATOR CLASS esr_vector_cosine_ops USING esr_ivf IS 'ORDER BY column <=> query';
+COMMENT ON OPERATOR CLASS esr_vector_l2_ops USING esr_ivf IS 'ORDER BY column <-> query';
+COMMENT ON OPERATOR CLASS esr_vector_ip_ops USING esr_ivf IS 'ORDER BY column <#> query';
+COMMENT ON OPERATOR FAMILY esr_vector_cosine_ops USING esr_ivf IS 'cosine distance of esr_vector';
+COMMENT ON OPERATOR FAMILY esr_vector_l2_ops USING esr_ivf IS 'Euclidean distance of esr_vector';
+COMMENT ON OPERATOR FAMILY esr_vector_ip_ops USING esr_ivf IS 'negative inner product of esr_vector';
+
+CREATE FUNCTION esr_index_summary(regclass) RETURNS json
+    AS 'MODULE_PATHNAME' LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED;
+COMMENT ON FUNCTION esr_index_summary(regclass) IS 'what esr_index_info shows, as JSON';
+
+CREATE FUNCTION esr_index_info(
+    index regclass, OUT metric text, OUT dimension integer, OUT model_tag text, OUT rows bigint, OUT lists integer,
+    OUT largest_list bigint, OUT imbalance double precision, OUT is_trained boolean, OUT directions integer,
+    OUT code_bytes integer, OUT target_recall double precision, OUT expected_lists double precision,
+    OUT memory_bytes bigint, OUT disk_bytes bigint
+) RETURNS record
+    LANGUAGE sql VOLATILE STRICT PARALLEL RESTRICTED
+BEGIN ATOMIC
+    SELECT s.metric, s.dimension, s.model_tag, s.rows, s.lists, s.largest_list, s.imbalance, s.is_trained, s.directions,
+           s.code_bytes, s.target_recall, s.expected_lists, s.memory_bytes, s.disk_bytes
+    FROM json_to_record(esr_index_summary(index)) AS s(
+        metric text, dimension integer, model_tag text, rows bigint, lists integer, largest_list bigint,
+        imbalance double precision, is_trained boolean, directions integer, code_bytes integer,
+        target_recall double precision, expected_lists double precision, memory_bytes bigint, disk_bytes bigint);
+END;
+COMMENT ON FUNCTION esr_index_info(regclass) IS
+    'one row about an index: rows when it was built or last vacuumed, lists, the longest of them, imbalance (1: all equally long), whether codes were learned from rows, directions kept, bytes of a code, lists that a query for ten rows is expected to read at esr.target_recall, memory in each session, bytes on disk; for the owner and pg_read_all_stats';
+
+CREATE FUNCTION esr_index_probe(regclass, esr_vector, integer) RETURNS json
+    AS 'MODULE_PATHNAME' LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED;
+COMMENT ON FUNCTION esr_index_probe(regclass, esr_vector, integer) IS
+    'distances of the first rows that a scan of an index finds in this session, whatever the planner would do, and how much it read; for whoever may read the whole table';
+
+CREATE FUNCTION esr_index_measure(regclass, integer, integer, bigint, esr_vector[]) RETURNS json
+    AS 'MODULE_PATHNAME' LANGUAGE c VOLATILE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION esr_index_measure(regclass, integer, integer, bigint, esr_vector[]) IS
+    'what esr_index_recall shows, as JSON';
+
+CREATE FUNCTION esr_index_recall(
+    index regclass, queries integer DEFAULT 100, k integer DEFAULT 10, seed bigint DEFAULT 0,
+    query_vectors esr_vector[] DEFAULT NULL,
+    OUT target_recall double precision, OUT measured_recall double precision, OUT worst_recall double precision,
+    OUT queries_measured integer, OUT mean_lists double precision, OUT mean_rows_measured double precision
+) RETURNS record
+    LANGUAGE sql VOLATILE PARALLEL RESTRICTED
+BEGIN ATOMIC
+    SELECT s.target_recall, s.measured_recall, s.worst_recall, s.queries_measured, s.mean_lists, s.mean_rows_measured
+    FROM json_to_record(esr_index_measure(index, queries, k, seed, query_vectors)) AS s(
+        target_recall double precision, measured_recall double precision, worst_recall double precision,
+        queries_measured integer, mean_lists double precision, mean_rows_measured double precision);
+END;
+COMMENT ON FUNCTION esr_index_recall(regclass, integer, integer, bigint, esr_vector[]) IS
+    'recall of an index against an exact scan, at this session''s esr.target_recall and esr.probes: mean and worst over some of its rows, or over the given vectors, as queries for k rows; also lists and rows of the table that a query read; for whoever may read the whole table';
+
+CREATE FUNCTION esr_index_verify(regclass, boolean) RETURNS json
+    AS 'MODULE_PATHNAME' LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED;
+COMMENT ON FUNCTION esr_index_verify(regclass, boolean) IS 'what esr_index_check does, with its result as JSON';
+
+CREATE FUNCTION esr_index_check(
+    index regclass, heapallindexed boolean DEFAULT false, OUT rows bigint, OUT lists integer, OUT pages integer,
+    OUT free_pages integer, OUT lost_pages integer, OUT table_rows bigint
+) RETURNS record
+    LANGUAGE sql VOLATILE STRICT PARALLEL RESTRICTED
+BEGIN ATOMIC
+    SELECT s.rows, s.lists, s.pages, s.free_pages, s.lost_pages, s.table_rows
+    FROM json_to_record(esr_index_verify(index, heapallindexed)) AS s(
+        rows bigint, lists integer, pages integer, free_pages integer, lost_pages integer, table_rows bigint);
+END;
+COMMENT ON FUNCTION esr_index_check(regclass, boolean) IS
+    'verify every page of an index, and with heapallindexed that each row of the table is in it; an error (XX002) says what is wrong; writers wait meanwhile; for the owner';
 
 -- =====================================================================================================================
 -- Embedding

@@ -3,10 +3,12 @@
 //! Every operation has its own small error enum; this file alone turns them into [`SqlError`]. Applications may rely on
 //! the SQLSTATEs; `COMMENT`s in the install script and the README name them.
 
+use esr_ivf::StoreError;
 use esr_wire::{Failure, FailureKind};
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::panic::ErrorReport;
 
+use crate::am::IndexError;
 use crate::client::EmbedError;
 use crate::server;
 use crate::trigger::TriggerError;
@@ -211,4 +213,49 @@ impl From<TriggerError> for SqlError {
             TriggerError::Vector(error) => error.into(),
         }
     }
+}
+
+impl From<IndexError> for SqlError {
+    fn from(error: IndexError) -> Self {
+        use PgSqlErrorCode as State;
+        let message = error.to_string();
+        match error {
+            IndexError::Pages { index, problem: StoreError::Format { .. } } => {
+                SqlError::new(State::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message).hint(reindex(&index))
+            }
+            IndexError::Pages { index, .. } => {
+                SqlError::new(State::ERRCODE_INDEX_CORRUPTED, message).hint(reindex(&index))
+            }
+            IndexError::Inconsistent { index, all, .. } => {
+                SqlError::new(State::ERRCODE_INDEX_CORRUPTED, message).detail(all.join("\n")).hint(reindex(&index))
+            }
+            IndexError::WrongDimensions { expected, .. } => SqlError::new(State::ERRCODE_DATA_EXCEPTION, message)
+                .hint(format!("Declare the column as esr_vector({expected}), so that no other vector gets in.")),
+            IndexError::OtherModel { .. } => SqlError::new(State::ERRCODE_INVALID_PARAMETER_VALUE, message).hint(
+                "Embed all rows with one model, or make an index for each: CREATE INDEX ... WHERE esr_model_tag(column) = '...'.",
+            ),
+            IndexError::UnknownDimensions { .. } => {
+                SqlError::new(State::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message).hint(
+                    "The table is empty, so declare the column as esr_vector(n) with its number of dimensions, such as esr_vector(512).",
+                )
+            }
+            IndexError::NoOrder { .. } => SqlError::new(State::ERRCODE_FEATURE_NOT_SUPPORTED, message)
+                .hint("Use ORDER BY column <=> query, with the operator of the index's operator class."),
+            IndexError::NotMvcc { .. } => SqlError::new(State::ERRCODE_FEATURE_NOT_SUPPORTED, message)
+                .hint("Queries of SQL always have one; this is a bug of whoever scans the index otherwise."),
+            IndexError::NotAnIndex { .. } => SqlError::new(State::ERRCODE_WRONG_OBJECT_TYPE, message)
+                .hint("Name an index made by CREATE INDEX ... USING esr_ivf; of a partitioned one, the index of a partition."),
+            IndexError::Denied { .. } => SqlError::new(State::ERRCODE_INSUFFICIENT_PRIVILEGE, message).hint(
+                "Describing an index is for its owner and for members of pg_read_all_stats, checking it for its owner, \
+                 measuring its recall for whoever may read all rows of the table.",
+            ),
+            IndexError::BadArgument { .. } => SqlError::new(State::ERRCODE_INVALID_PARAMETER_VALUE, message)
+                .hint("As in: SELECT * FROM esr_index_recall('clips_style_idx');"),
+            IndexError::Vector(error) => error.into(),
+        }
+    }
+}
+
+fn reindex(index: &str) -> String {
+    format!("REINDEX INDEX \"{index}\"; builds it anew from the table.")
 }

@@ -4,6 +4,7 @@
 //! every function is written by hand in `sql/esr--*.sql`. It knows no audio, no model and no ONNX Runtime: those live in
 //! the process `esr-embedder`, which [`supervisor`] starts and [`client`] talks to.
 
+pub mod am;
 pub mod cache;
 pub mod child;
 pub mod client;
@@ -27,6 +28,7 @@ pgrx::pg_module_magic!();
 pub extern "C-unwind" fn _PG_init() {
     server::hide_stack_traces();
     settings::define();
+    am::options::define();
     if server::is_preloading() {
         server::register_static_supervisor();
     }

@@ -89,6 +89,12 @@ pub fn speaks_utf8() -> bool {
     unsafe { pg_sys::GetDatabaseEncoding() == pg_sys::pg_enc::PG_UTF8 as i32 }
 }
 
+/// Whether this server replays another's log, as a standby.
+pub fn in_recovery() -> bool {
+    // SAFETY: asks for the state of this process.
+    unsafe { pg_sys::RecoveryInProgress() }
+}
+
 /// Keeps stack traces out of the errors that users see, which pgrx otherwise adds to PostgreSQL's own errors wherever the
 /// server was started with RUST_BACKTRACE set. Whoever wants them sets RUST_LIB_BACKTRACE.
 pub fn hide_stack_traces() {

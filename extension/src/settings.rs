@@ -25,6 +25,9 @@ static AUDIO_MAX_SECONDS: GucSetting<i32> = GucSetting::<i32>::new(600);
 static AUDIO_MAX_CHANNELS: GucSetting<i32> = GucSetting::<i32>::new(8);
 static AUDIO_MAX_RATE: GucSetting<i32> = GucSetting::<i32>::new(192_000);
 
+static TARGET_RECALL: GucSetting<f64> = GucSetting::<f64>::new(esr_ivf::DEFAULT_TARGET_RECALL);
+static PROBES: GucSetting<i32> = GucSetting::<i32>::new(0);
+
 type Text = GucSetting<Option<CString>>;
 
 /// What the supervisor needs to start an embedder. Two equal values mean that a running one need not be restarted.
@@ -94,6 +97,16 @@ pub fn audio_limits() -> AudioLimits {
     }
 }
 
+/// `esr.target_recall`.
+pub fn target_recall() -> f64 {
+    TARGET_RECALL.get()
+}
+
+/// `esr.probes`; `None` leaves the number of lists to the target recall.
+pub fn probes() -> Option<u32> {
+    u32::try_from(PROBES.get()).ok().filter(|probes| *probes > 0)
+}
+
 /// Makes the settings known to PostgreSQL; once per process, when the library is loaded.
 pub fn define() {
     let server_only = |name, short: &'static CStr, long: &'static CStr, setting: &'static Text| {
@@ -152,6 +165,25 @@ pub fn define() {
         c"PostgreSQL evaluates esr_embed_text for every row of a plain scan; the cache makes that one question.",
         &TEXT_CACHE_ENTRIES,
         (0, 100_000),
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_float_guc(
+        c"esr.target_recall",
+        c"Share of the nearest rows that a scan of an esr_ivf index finds, on average.",
+        c"Higher is slower. 1 finds all of them.",
+        &TARGET_RECALL,
+        0.0,
+        1.0,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    number(
+        c"esr.probes",
+        c"Lists that a scan of an esr_ivf index reads before its first row.",
+        c"0 lets esr.target_recall decide, query by query.",
+        &PROBES,
+        (0, i32::MAX),
         GucContext::Userset,
         GucFlags::default(),
     );

@@ -1,6 +1,6 @@
 //! Every instruction set this CPU has, against the scalar kernels and a naive double-precision oracle.
 
-use esr_vector::kernel::{Kernels, available, kernels};
+use esr_vector::kernel::{BLOCK_ROWS, Kernels, MAX_SIGNED, available, kernels, scalar};
 use proptest::prelude::*;
 
 /// Values a style vector may hold, extremes included where squares stay in range.
@@ -51,6 +51,48 @@ proptest! {
     fn every_level_agrees_with_the_oracle((a_offset, b_offset, a, b) in pair()) {
         for level in available() {
             check(level, &a[a_offset..], &b[b_offset..]);
+        }
+    }
+
+    #[test]
+    fn every_level_sums_the_same_codes(
+        (tables, codes) in (0usize..70).prop_flat_map(|pairs| {
+            let bytes = || proptest::collection::vec(any::<u8>(), pairs * 32);
+            (bytes(), bytes())
+        })
+    ) {
+        let mut want = [0; BLOCK_ROWS];
+        scalar::lookup_sums(&tables, &codes, &mut want);
+        for level in available() {
+            let mut got = [7; BLOCK_ROWS];
+            (level.lookup_sums)(&tables, &codes, &mut got);
+            prop_assert_eq!(got, want, "{}", level.name);
+        }
+    }
+
+    #[test]
+    fn every_level_multiplies_the_same_bytes(
+        pairs in proptest::collection::vec((any::<u8>(), -MAX_SIGNED..=MAX_SIGNED), 0..600)
+    ) {
+        let (bytes, signed): (Vec<u8>, Vec<i8>) = pairs.into_iter().unzip();
+        let want = scalar::dot_bytes(&bytes, &signed);
+        for level in available() {
+            prop_assert_eq!((level.dot_bytes)(&bytes, &signed), want, "{}", level.name);
+        }
+    }
+}
+
+#[test]
+fn the_largest_codes_do_not_overflow() {
+    // 256 groups of 255 are 65,280; the largest bytes with the largest signed ones are what saturates first.
+    let (tables, codes) = (vec![255; 256 * 16], vec![0xff; 256 * 16]);
+    for level in available() {
+        let mut sums = [0; BLOCK_ROWS];
+        (level.lookup_sums)(&tables, &codes, &mut sums);
+        assert_eq!(sums, [65_280; BLOCK_ROWS], "{}", level.name);
+        for extreme in [MAX_SIGNED, -MAX_SIGNED] {
+            let product = (level.dot_bytes)(&[255; 512], &[extreme; 512]);
+            assert_eq!(product, 255 * 512 * i32::from(extreme), "{}", level.name);
         }
     }
 }

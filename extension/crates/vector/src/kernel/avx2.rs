@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{CosineParts, Kernels};
+use super::{CosineParts, Kernels, avx2_codes};
 
 const LANES: usize = 8;
 
@@ -17,6 +17,10 @@ pub(super) fn detect() -> Option<Kernels> {
         l2_squared: |a, b| unsafe { l2_squared(a, b) },
         // SAFETY: handed out only after both features were detected.
         cosine: |a, b| unsafe { cosine(a, b) },
+        // SAFETY: handed out only after AVX2 was detected.
+        lookup_sums: |tables, codes, sums| unsafe { avx2_codes::lookup_sums(tables, codes, sums) },
+        // SAFETY: handed out only after AVX2 was detected.
+        dot_bytes: |bytes, signed| unsafe { avx2_codes::dot_bytes(bytes, signed) },
     })
 }
 

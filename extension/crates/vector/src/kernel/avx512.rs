@@ -3,21 +3,26 @@
 
 use std::arch::x86_64::*;
 
-use super::{CosineParts, Kernels};
+use super::{CosineParts, Kernels, avx512_codes};
 
 const LANES: usize = 16;
 
 /// The kernels, if this CPU has the instructions.
 pub(super) fn detect() -> Option<Kernels> {
-    is_x86_feature_detected!("avx512f").then_some(Kernels {
-        name: "avx512",
-        // SAFETY: handed out only after the feature was detected.
-        dot: |a, b| unsafe { dot(a, b) },
-        // SAFETY: handed out only after the feature was detected.
-        l2_squared: |a, b| unsafe { l2_squared(a, b) },
-        // SAFETY: handed out only after the feature was detected.
-        cosine: |a, b| unsafe { cosine(a, b) },
-    })
+    (is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx2"))
+        .then_some(Kernels {
+            name: "avx512",
+            // SAFETY: handed out only after the feature was detected.
+            dot: |a, b| unsafe { dot(a, b) },
+            // SAFETY: handed out only after the feature was detected.
+            l2_squared: |a, b| unsafe { l2_squared(a, b) },
+            // SAFETY: handed out only after the feature was detected.
+            cosine: |a, b| unsafe { cosine(a, b) },
+            // SAFETY: handed out only after AVX-512BW was detected.
+            lookup_sums: |tables, codes, sums| unsafe { avx512_codes::lookup_sums(tables, codes, sums) },
+            // SAFETY: handed out only after AVX-512BW was detected.
+            dot_bytes: |bytes, signed| unsafe { avx512_codes::dot_bytes(bytes, signed) },
+        })
 }
 
 #[target_feature(enable = "avx512f")]

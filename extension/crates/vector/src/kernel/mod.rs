@@ -8,9 +8,15 @@ pub mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
+mod avx2_codes;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_codes;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+#[cfg(target_arch = "aarch64")]
+mod neon_codes;
 
 use std::sync::LazyLock;
 
@@ -36,7 +42,22 @@ pub struct Kernels {
     pub l2_squared: fn(&[f32], &[f32]) -> f32,
     /// Inner product and both squared lengths.
     pub cosine: fn(&[f32], &[f32]) -> CosineParts,
+    /// For a block of [`BLOCK_ROWS`] rows: the sum over all groups of what each row's 4-bit code stands for.
+    ///
+    /// `tables` holds 16 bytes a group, the numbers that the 16 codes stand for. `codes` holds 16 bytes a group as well: the
+    /// low half of byte `i` is the code of row `i`, the high half that of row `i + 16`. The number of groups is even. Sums
+    /// are modulo 65,536, so at most 257 groups are exact whatever the tables hold. (The memory layout of "fast scan", see
+    /// André, Kermarrec and Le Scouarnec, "Cache locality is not enough", VLDB 2015.)
+    pub lookup_sums: fn(tables: &[u8], codes: &[u8], sums: &mut [u16; BLOCK_ROWS]),
+    /// Inner product of bytes with signed bytes of at most [`MAX_SIGNED`], exactly.
+    pub dot_bytes: fn(bytes: &[u8], signed: &[i8]) -> i32,
 }
+
+/// Rows that [`Kernels::lookup_sums`] handles at a time.
+pub const BLOCK_ROWS: usize = 32;
+
+/// Largest absolute value that [`Kernels::dot_bytes`] takes: two products of 255 and this still fit 16 bits.
+pub const MAX_SIGNED: i8 = 64;
 
 static BEST: LazyLock<Kernels> = LazyLock::new(|| *available().last().expect("scalar is always there"));
 

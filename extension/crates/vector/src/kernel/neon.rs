@@ -3,7 +3,7 @@
 
 use std::arch::aarch64::*;
 
-use super::{CosineParts, Kernels};
+use super::{CosineParts, Kernels, neon_codes, scalar};
 
 const LANES: usize = 4;
 
@@ -17,6 +17,10 @@ pub(super) fn detect() -> Option<Kernels> {
         l2_squared: |a, b| unsafe { l2_squared(a, b) },
         // SAFETY: handed out only after the feature was detected.
         cosine: |a, b| unsafe { cosine(a, b) },
+        // SAFETY: handed out only after the feature was detected.
+        lookup_sums: |tables, codes, sums| unsafe { neon_codes::lookup_sums(tables, codes, sums) },
+        // The compiler vectorises the plain loop.
+        dot_bytes: scalar::dot_bytes,
     })
 }
 

@@ -1,0 +1,165 @@
+//! How many nearer rows the unread lists may still hold.
+//!
+//! The scores of a list's rows against a query scatter around the score of its centroid: by how much, follows from the
+//! variances of rows around their centroids along each rotated axis, weighted by the query, and from how spread out this
+//! list is. Taken as normal, that gives the number of rows expected above any threshold; a calibration at build time
+//! says how far to trust it ([`crate::calibrate`]).
+
+/// A list as a query sees it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ListScore {
+    /// The list.
+    pub list: u32,
+    /// Score of its centroid.
+    pub centre: f32,
+    /// Standard deviation of its rows' scores around it.
+    pub deviation: f32,
+    /// How many rows it had when they were last counted.
+    pub rows: f32,
+}
+
+/// Lists are read in the order of the score that their best rows may have: this many deviations above the centre.
+const OPTIMISM: f32 = 1.5;
+
+/// Beyond this many deviations nothing is expected.
+const FAR: f32 = 5.0;
+
+impl ListScore {
+    fn promise(&self) -> f32 {
+        self.centre + OPTIMISM * self.deviation
+    }
+
+    /// Rows expected above a score.
+    fn expected_above(&self, score: f32) -> f32 {
+        let z = (score - self.centre) / self.deviation.max(1e-12);
+        if z > FAR { 0.0 } else { self.rows * upper_tail(z) }
+    }
+}
+
+/// Probability that a standard normal variable exceeds `z`, within .01; the calibration makes up for the rest.
+fn upper_tail(z: f32) -> f32 {
+    let x = z.abs();
+    let tail = 0.5 * (-0.717 * x - 0.416 * x * x).exp();
+    if z >= 0.0 { tail } else { 1.0 - tail }
+}
+
+/// Lists in the order in which they are worth reading, sorted only as far as they are needed.
+#[derive(Debug)]
+pub struct Order {
+    lists: Vec<ListScore>,
+    sorted: usize,
+    taken: usize,
+    /// Unread lists that matter above `near_above`, as far as they were unread when this was written.
+    near: Vec<u32>,
+    near_above: f32,
+}
+
+impl Order {
+    /// Takes lists in any order.
+    pub fn new(lists: Vec<ListScore>) -> Self {
+        Self { lists, sorted: 0, taken: 0, near: Vec::new(), near_above: f32::INFINITY }
+    }
+
+    /// The next list to read.
+    pub fn next(&mut self) -> Option<ListScore> {
+        if self.taken == self.sorted {
+            self.sort_more();
+        }
+        let next = self.lists.get(self.taken).copied()?;
+        self.taken += 1;
+        Some(next)
+    }
+
+    /// Whether every list has been read.
+    pub fn is_exhausted(&self) -> bool {
+        self.taken == self.lists.len()
+    }
+
+    /// Lists read so far.
+    pub fn taken(&self) -> usize {
+        self.taken
+    }
+
+    /// Adds lists that came into being during the search.
+    pub fn add(&mut self, lists: impl IntoIterator<Item = ListScore>) {
+        self.lists.extend(lists);
+        self.sorted = self.taken;
+        self.near_above = f32::INFINITY;
+    }
+
+    fn sort_more(&mut self) {
+        const FIRST: usize = 64;
+        let rest = &mut self.lists[self.sorted..];
+        let count = rest.len().min(FIRST.max(self.sorted));
+        let better = |a: &ListScore, b: &ListScore| b.promise().total_cmp(&a.promise());
+        if count < rest.len() {
+            rest.select_nth_unstable_by(count, better);
+        }
+        rest[..count].sort_unstable_by(better);
+        self.sorted += count;
+        // The places of lists have changed.
+        self.near_above = f32::INFINITY;
+    }
+
+    /// Rows expected above a score in all unread lists.
+    pub fn expected_above(&mut self, score: f32) -> f32 {
+        if score < self.near_above {
+            // A little lower than asked, so that a falling threshold does not look through all lists each time.
+            self.near_above = score - 0.02 * score.abs();
+            self.near.clear();
+            for (place, list) in self.lists.iter().enumerate().skip(self.taken) {
+                if list.centre + FAR * list.deviation > self.near_above {
+                    self.near.push(place as u32);
+                }
+            }
+        }
+        let unread = self.near.iter().filter(|&&place| place as usize >= self.taken);
+        unread.map(|&place| self.lists[place as usize].expected_above(score)).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(list: u32, centre: f32) -> ListScore {
+        ListScore { list, centre, deviation: 0.1, rows: 100.0 }
+    }
+
+    #[test]
+    fn tails_are_those_of_a_normal_variable() {
+        for (z, want) in [(0.0, 0.5), (1.0, 0.1587), (2.0, 0.0228), (3.0, 0.00135), (-1.0, 0.8413)] {
+            assert!((upper_tail(z) - want).abs() < 0.01, "{z}: {}", upper_tail(z));
+        }
+    }
+
+    #[test]
+    fn lists_come_best_first_and_every_one_comes() {
+        let lists: Vec<ListScore> = (0..500).map(|i| list(i, ((i * 7919) % 500) as f32)).collect();
+        let mut order = Order::new(lists);
+        let mut last = f32::INFINITY;
+        for count in 1..=500 {
+            let next = order.next().unwrap();
+            assert!(next.centre <= last);
+            last = next.centre;
+            assert_eq!(order.taken(), count);
+        }
+        assert!(order.is_exhausted() && order.next().is_none());
+    }
+
+    #[test]
+    fn expectation_counts_unread_lists_only() {
+        let all: Vec<ListScore> = (0..300).map(|i| list(i, i as f32 / 300.0)).collect();
+        let mut order = Order::new(all.clone());
+        for _ in 0..200 {
+            for score in [0.9f32, 0.5, 0.7, -1.0] {
+                let mut naive: Vec<ListScore> = all.clone();
+                naive.sort_by(|a, b| b.centre.total_cmp(&a.centre));
+                let want: f32 = naive[order.taken()..].iter().map(|list| list.expected_above(score)).sum();
+                let got = order.expected_above(score);
+                assert!((want - got).abs() <= 1e-3 * want + 1e-3, "{want} {got}");
+            }
+            order.next();
+        }
+    }
+}

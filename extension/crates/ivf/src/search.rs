@@ -1,0 +1,421 @@
+//! One search: rows in the order of their distance to a query, as many as are pulled.
+//!
+//! Lists are read in the order of their promise. A row is measured exactly while its estimate says that it may be next, and
+//! handed out once the lists not yet read are expected to hold few nearer rows ([`crate::confidence`]); how few follows from
+//! the recall asked for. Whoever keeps pulling (a filter above that drops most rows) gets every row in the end.
+//!
+//! Vacuum may move rows while a search runs. Rows only ever move to where a search looks later (to a later page of their
+//! list, or to a list with a higher number, which is read after the list it came from), and a changed version on a list's
+//! head says that it happened; what is then seen twice is measured once.
+
+use std::collections::{BinaryHeap, HashSet};
+use std::sync::Arc;
+
+use esr_vector::Metric;
+use esr_vector::kernel::BLOCK_ROWS;
+
+use crate::candidates::{Candidate, Candidates, TRACKED};
+use crate::confidence::Order;
+use crate::estimate::Estimator;
+use crate::page::{self, Kind, ListHeader, NULL_LIST, UNRANKED_LIST};
+use crate::store::{ExactVectors, NO_BLOCK, PageStore, RowId, StoreError};
+use crate::structure::{Structure, current};
+
+/// The recall of a search that says nothing else.
+pub const DEFAULT_TARGET_RECALL: f64 = 0.95;
+
+/// How a search should go.
+#[derive(Debug, Clone, Copy)]
+pub struct SearchOptions {
+    /// Share of the nearest rows that should be found, on average; 1 finds all of them.
+    pub target_recall: f64,
+    /// Reads this many lists before the first row, whatever the target says.
+    pub probes: Option<u32>,
+}
+
+impl Default for SearchOptions {
+    fn default() -> Self {
+        Self { target_recall: DEFAULT_TARGET_RECALL, probes: None }
+    }
+}
+
+/// A row found.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Neighbor {
+    /// The row.
+    pub row: RowId,
+    /// Its distance; NaN for rows that have none, `None` for rows whose column is NULL.
+    pub distance: Option<f64>,
+}
+
+/// What a search did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SearchCounters {
+    /// Lists read.
+    pub lists: u64,
+    /// Pages read.
+    pub pages: u64,
+    /// Rows whose code was looked at.
+    pub rows_scanned: u64,
+    /// Rows measured exactly.
+    pub rows_measured: u64,
+}
+
+/// See the module.
+pub struct Search {
+    structure: Arc<Structure>,
+    options: SearchOptions,
+    query: Vec<f32>,
+    prepared: Option<Prepared>,
+    candidates: Candidates,
+    ready: BinaryHeap<Measured>,
+    measured: HashSet<RowId>,
+    emitted: u64,
+    tail: Option<std::vec::IntoIter<Neighbor>>,
+    counters: SearchCounters,
+}
+
+/// A query translated for one structure.
+struct Prepared {
+    estimator: Estimator,
+    /// An estimate may be this much too low for the row not to be missed.
+    margin: f32,
+    order: Order,
+}
+
+/// A row measured; the nearest is the greatest.
+struct Measured {
+    row: RowId,
+    distance: f64,
+}
+
+impl PartialEq for Measured {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Measured {}
+
+impl PartialOrd for Measured {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Measured {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        other.distance.total_cmp(&self.distance).then_with(|| other.row.cmp(&self.row))
+    }
+}
+
+impl Search {
+    /// A search for the rows nearest to a query of the index's dimension.
+    pub fn new(structure: Arc<Structure>, query: &[f32], options: SearchOptions) -> Self {
+        let prepared = structure.normalised(query).map(|query| Prepared::new(&structure, &query, options));
+        Self {
+            structure,
+            options,
+            query: query.to_vec(),
+            prepared,
+            candidates: Candidates::default(),
+            ready: BinaryHeap::new(),
+            measured: HashSet::new(),
+            emitted: 0,
+            tail: None,
+            counters: SearchCounters::default(),
+        }
+    }
+
+    /// What was done so far.
+    pub fn counters(&self) -> SearchCounters {
+        self.counters
+    }
+
+    /// The next row: nearest first as far as the recall asked for makes sure of it, then rows without a distance, then those
+    /// whose column is NULL.
+    ///
+    /// # Errors
+    /// Those of the store, or damaged pages.
+    pub fn next<S: PageStore>(
+        &mut self,
+        store: &S,
+        exact: &mut dyn ExactVectors,
+    ) -> Result<Option<Neighbor>, StoreError> {
+        if let Some(tail) = &mut self.tail {
+            return Ok(tail.next());
+        }
+        if self.prepared.is_none() {
+            return self.rows_without_order(store);
+        }
+        if self.emitted == 0 && self.counters.lists == 0 {
+            self.open(store)?;
+        }
+        loop {
+            self.measure(exact);
+            if self.may_emit() {
+                if let Some(best) = self.ready.pop() {
+                    self.emitted += 1;
+                    return Ok(Some(Neighbor { row: best.row, distance: Some(best.distance) }));
+                }
+                return self.rows_without_distance(store);
+            }
+            self.read_some(store)?;
+        }
+    }
+
+    /// Whether the best row measured is good enough to be the next, or nothing is left that could be better.
+    fn may_emit(&mut self) -> bool {
+        let prepared = self.prepared.as_mut().expect("only queries with a direction come here");
+        if prepared.order.is_exhausted() {
+            return true;
+        }
+        let Some(best) = self.ready.peek() else { return false };
+        if self.options.target_recall >= 1.0 {
+            return false;
+        }
+        if let Some(probes) = self.options.probes {
+            return prepared.order.taken() >= probes as usize;
+        }
+        let rank = self.emitted + 1;
+        let allowed = self.structure.allowance(self.options.target_recall, rank) * rank as f32;
+        let score = score_of(self.structure.metric, best.distance, &self.query);
+        prepared.order.expected_above(score) <= allowed
+    }
+
+    /// Reads lists until the first rows can be expected to be right.
+    fn open<S: PageStore>(&mut self, store: &S) -> Result<(), StoreError> {
+        if let Some(probes) = self.options.probes {
+            while self.counters.lists < u64::from(probes) && self.read_list(store)? {}
+            return Ok(());
+        }
+        let rank = TRACKED as u64;
+        let allowed = self.structure.allowance(self.options.target_recall, rank) * rank as f32;
+        loop {
+            let prepared = self.prepared.as_mut().expect("see next");
+            if prepared.order.is_exhausted() {
+                return Ok(());
+            }
+            if self.candidates.seen() >= 2 * rank {
+                let score = self.candidates.tracked_score();
+                if self.options.target_recall < 1.0 && prepared.order.expected_above(score) <= allowed {
+                    return Ok(());
+                }
+            }
+            self.read_some(store)?;
+        }
+    }
+
+    /// Reads a few more lists: the more there were, the more at a time.
+    fn read_some<S: PageStore>(&mut self, store: &S) -> Result<(), StoreError> {
+        for _ in 0..=self.counters.lists / 8 {
+            if !self.read_list(store)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the next list; `false` if there is none.
+    fn read_list<S: PageStore>(&mut self, store: &S) -> Result<bool, StoreError> {
+        const TRIES: usize = 8;
+        let prepared = self.prepared.as_mut().expect("see next");
+        let Some(next) = prepared.order.next() else { return Ok(false) };
+        store.check_for_interrupts();
+        self.counters.lists += 1;
+        for _ in 0..TRIES {
+            match self.read_pages(store, next.list)? {
+                Outcome::Whole => break,
+                Outcome::Moved => continue,
+                Outcome::Retrained => {
+                    self.start_again(store)?;
+                    break;
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Estimates the rows of a list.
+    fn read_pages<S: PageStore>(&mut self, store: &S, number: u32) -> Result<Outcome, StoreError> {
+        let list = self.structure.lists[number as usize];
+        let epoch = self.structure.meta.epoch;
+        let layout = self.structure.layout;
+        let half_norms = self.structure.metric == Metric::Euclidean;
+        let prepared = self.prepared.as_ref().expect("see next");
+        let mut scores = [0.0; BLOCK_ROWS];
+        let mut block = list.head;
+        let mut version = None;
+        let mut pages = 0;
+        while block != NO_BLOCK {
+            let page = store.read(block)?;
+            let is_head = version.is_none();
+            let header = match page::read::<ListHeader>(&page, block, Kind::List) {
+                Ok(header) if header.epoch != epoch => return Ok(Outcome::Retrained),
+                Ok(header) if header.page.owner.get() == number => header,
+                // A head that has become something else: all lists were made anew.
+                _ if is_head && epoch_changed(store, epoch.get())? => return Ok(Outcome::Retrained),
+                Err(error) if is_head => return Err(error),
+                Ok(_) if is_head => {
+                    return Err(StoreError::Damaged { block, problem: format!("it is not the head of list {number}") });
+                }
+                // The page was given back since its address was read.
+                _ => return Ok(Outcome::Moved),
+            };
+            let _ = *version.get_or_insert(header.version);
+            let next = header.page.next.get();
+            if next != NO_BLOCK {
+                store.prefetch(next);
+            }
+            for block_number in 0..layout.blocks() {
+                let rows = layout.block(&page, block_number);
+                let mut live = rows.live();
+                if live == 0 {
+                    continue;
+                }
+                prepared.estimator.tables.scores(rows.codes(), &mut scores);
+                self.counters.rows_scanned += u64::from(live.count_ones());
+                while live != 0 {
+                    let slot = live.trailing_zeros() as usize;
+                    live &= live - 1;
+                    let norm = if half_norms { 0.5 * rows.norm(slot) } else { 0.0 };
+                    self.candidates.push(scores[slot] - norm, rows.row(slot));
+                }
+            }
+            pages += 1;
+            self.counters.pages += 1;
+            block = next;
+        }
+        let before = version.map_or(0, |version| version.get());
+        let after = if pages > 1 {
+            let page = store.read(list.head)?;
+            match page::read::<ListHeader>(&page, list.head, Kind::List) {
+                Ok(header) if header.epoch == epoch => header.version.get(),
+                _ => return Ok(Outcome::Retrained),
+            }
+        } else {
+            before
+        };
+        if after != list.version {
+            self.take_new_lists(store)?;
+        }
+        Ok(if after == before { Outcome::Whole } else { Outcome::Moved })
+    }
+
+    /// Lists that were split off since the search began.
+    fn take_new_lists<S: PageStore>(&mut self, store: &S) -> Result<(), StoreError> {
+        let known = self.structure.lists.len() as u32;
+        let structure = current(store, &mut Some(Arc::clone(&self.structure)))?;
+        if structure.meta.epoch != self.structure.meta.epoch {
+            return self.start_again(store);
+        }
+        if structure.lists.len() as u32 > known {
+            let prepared = self.prepared.as_mut().expect("see next");
+            prepared.order.add(prepared.estimator.lists_from(&structure, known));
+        }
+        self.structure = structure;
+        Ok(())
+    }
+
+    /// The index was trained anew: everything is read again; what has been measured is remembered.
+    fn start_again<S: PageStore>(&mut self, store: &S) -> Result<(), StoreError> {
+        self.structure = current(store, &mut None)?;
+        self.candidates.clear();
+        self.prepared =
+            self.structure.normalised(&self.query).map(|query| Prepared::new(&self.structure, &query, self.options));
+        Ok(())
+    }
+
+    /// Measures candidates as long as they may be nearer than the best row measured.
+    fn measure(&mut self, exact: &mut dyn ExactVectors) {
+        let margin = self.prepared.as_ref().expect("see next").margin;
+        while let Some(Candidate { score, row }) = self.candidates.peek() {
+            if let Some(best) = self.ready.peek() {
+                if score + margin < score_of(self.structure.metric, best.distance, &self.query) {
+                    return;
+                }
+            }
+            self.candidates.pop();
+            if self.measured.insert(row) {
+                self.counters.rows_measured += 1;
+                if let Some(distance) = exact.distance(row) {
+                    self.ready.push(Measured { row, distance });
+                }
+            }
+        }
+    }
+
+    /// After all rows with a distance: those whose distance is no number, then those whose column is NULL.
+    fn rows_without_distance<S: PageStore>(&mut self, store: &S) -> Result<Option<Neighbor>, StoreError> {
+        let mut rows = self.rows_of_list(store, UNRANKED_LIST, Some(f64::NAN))?;
+        rows.extend(self.rows_of_list(store, NULL_LIST, None)?);
+        rows.retain(|neighbor| !self.measured.contains(&neighbor.row));
+        Ok(self.tail.insert(rows.into_iter()).next())
+    }
+
+    /// A query without direction is at no distance from anything: all rows, those with a column first.
+    fn rows_without_order<S: PageStore>(&mut self, store: &S) -> Result<Option<Neighbor>, StoreError> {
+        let mut rows = Vec::new();
+        for list in UNRANKED_LIST..self.structure.lists.len() as u32 {
+            rows.extend(self.rows_of_list(store, list, Some(f64::NAN))?);
+        }
+        rows.extend(self.rows_of_list(store, NULL_LIST, None)?);
+        let mut seen = HashSet::new();
+        rows.retain(|neighbor| seen.insert(neighbor.row));
+        Ok(self.tail.insert(rows.into_iter()).next())
+    }
+
+    fn rows_of_list<S: PageStore>(
+        &mut self,
+        store: &S,
+        list: u32,
+        distance: Option<f64>,
+    ) -> Result<Vec<Neighbor>, StoreError> {
+        self.counters.lists += 1;
+        let mut rows = Vec::new();
+        crate::list::for_each_page(store, &self.structure, list, |page| {
+            let ids = page::rows_of(self.structure.layout, page).map(|(_, slot, block)| block.row(slot));
+            rows.extend(ids.map(|row| Neighbor { row, distance }));
+        })?;
+        Ok(rows)
+    }
+}
+
+/// How reading a list went.
+enum Outcome {
+    /// All its rows were seen.
+    Whole,
+    /// Rows changed pages meanwhile: read it again.
+    Moved,
+    /// The index was trained anew meanwhile.
+    Retrained,
+}
+
+fn epoch_changed<S: PageStore>(store: &S, epoch: u32) -> Result<bool, StoreError> {
+    Ok(crate::chain::meta(store)?.epoch.get() != epoch)
+}
+
+impl Prepared {
+    fn new(structure: &Structure, query: &[f32], options: SearchOptions) -> Self {
+        let rotation = &structure.model.rotation;
+        let dot = esr_vector::kernels().dot;
+        let estimator =
+            Estimator::new(structure, rotation.rotate_direction(query), dot(query, &rotation.mean), dot(query, query));
+        let margin = structure.margin(options.target_recall);
+        let margin = if margin.is_finite() { margin * estimator.error } else { margin };
+        let order = Order::new(estimator.lists(structure));
+        Self { estimator, margin, order }
+    }
+}
+
+/// The score that a distance stands for; larger is nearer.
+fn score_of(metric: Metric, distance: f64, query: &[f32]) -> f32 {
+    match metric {
+        Metric::Cosine => (1.0 - distance) as f32,
+        Metric::InnerProduct => -distance as f32,
+        Metric::Euclidean => {
+            let norm = esr_vector::metric::norm(query);
+            (0.5 * (norm * norm - distance * distance)) as f32
+        }
+    }
+}

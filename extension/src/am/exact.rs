@@ -1,0 +1,242 @@
+//! Exact vectors of the table's rows: the second seam of `esr-ivf`. Knows tables and snapshots, not what is searched for.
+//!
+//! A scan measures its last few candidates here, a hundred or so for each query, so a row must cost about a microsecond:
+//! one slot is used for all, a plain column is read straight from the row, and only a value that has to be fetched from
+//! elsewhere is copied.
+//!
+//! Unsafe is allowed here. Pointers are PostgreSQL's: the slot holds a pin on the page of the last row, and what is read
+//! from it is used before the next row is asked for. [`TableVectors::close`] gives everything back; after an error the
+//! transaction's abort does, so dropping does nothing.
+#![allow(unsafe_code)]
+
+use std::ptr::null_mut;
+
+use esr_ivf::{ExactVectors, RowId};
+use esr_vector::{Metric, metric};
+use pgrx::varlena::{varatt_is_1b_e, varatt_is_4b_u};
+use pgrx::{pg_sys, pg_sys::Datum};
+
+use super::pg_missing;
+use super::relation::{Index, item_pointer};
+use crate::datum;
+use crate::error::SqlError;
+use crate::vector::{Vector, VectorError};
+
+/// Where the indexed value of a row is found.
+enum Value {
+    /// In a column of the table.
+    Column(i16),
+    /// By evaluating the index's expression.
+    Expression { info: *mut pg_sys::IndexInfo, state: *mut pg_sys::EState, context: *mut pg_sys::ExprContext },
+}
+
+/// Reads the indexed values of single rows.
+pub struct TableVectors {
+    table: pg_sys::Relation,
+    fetch: *mut pg_sys::IndexFetchTableData,
+    slot: *mut pg_sys::TupleTableSlot,
+    snapshot: pg_sys::Snapshot,
+    value: Value,
+    /// For copies of values that are not plain in their row.
+    scratch: pg_sys::MemoryContext,
+    /// Whether much of the table is probably not in memory, so that asking for pages early pays.
+    is_large: bool,
+}
+
+impl TableVectors {
+    /// Opens a table for reading rows as a snapshot sees them, in the current memory context.
+    ///
+    /// # Safety
+    /// `table` is `index`'s and is open until [`TableVectors::close`]; the snapshot stays registered, and the current
+    /// memory context alive, as long.
+    pub unsafe fn open(table: pg_sys::Relation, index: Index, snapshot: pg_sys::Snapshot) -> Self {
+        // SAFETY: as the caller says.
+        unsafe {
+            let info = pg_sys::BuildIndexInfo(index.raw());
+            let column = (*info).ii_IndexAttrNumbers[0];
+            let value = if column > 0 {
+                Value::Column(column)
+            } else {
+                let state = pg_sys::CreateExecutorState();
+                Value::Expression { info, state, context: pg_sys::MakePerTupleExprContext(state) }
+            };
+            let slot = pg_sys::table_slot_create(table, null_mut());
+            if let Value::Expression { context, .. } = value {
+                (*context).ecxt_scantuple = slot;
+            }
+            let blocks = pg_sys::RelationGetNumberOfBlocksInFork(table, pg_sys::ForkNumber::MAIN_FORKNUM);
+            Self {
+                table,
+                fetch: pg_missing::index_fetch_begin(table),
+                slot,
+                snapshot,
+                value,
+                scratch: pg_sys::AllocSetContextCreateInternal(
+                    pg_sys::CurrentMemoryContext,
+                    c"esr_ivf exact vectors".as_ptr(),
+                    pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
+                    pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
+                    pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
+                ),
+                is_large: i64::from(blocks) > i64::from(pg_sys::NBuffers) / 2,
+            }
+        }
+    }
+
+    /// Gives back what `open` took.
+    pub fn close(self) {
+        // SAFETY: `open` made all of these; none is used afterwards.
+        unsafe {
+            pg_sys::ExecDropSingleTupleTableSlot(self.slot);
+            pg_missing::index_fetch_end(self.fetch);
+            if let Value::Expression { state, .. } = self.value {
+                pg_sys::FreeExecutorState(state);
+            }
+            pg_sys::MemoryContextDelete(self.scratch);
+        }
+    }
+
+    /// The indexed value of the version of a row that the snapshot sees; `None` if it sees none, or NULL. Valid until
+    /// the next call.
+    #[inline]
+    fn fetch(&mut self, row: RowId, snapshot: pg_sys::Snapshot) -> Option<Datum> {
+        // SAFETY: `open` made fetch and slot for this table.
+        unsafe {
+            if !pg_missing::index_fetch_tuple(self.fetch, item_pointer(row), snapshot, self.slot) {
+                return None;
+            }
+            match self.value {
+                Value::Column(column) => {
+                    if (*self.slot).tts_nvalid < column {
+                        pg_sys::slot_getsomeattrs_int(self.slot, column.into());
+                    }
+                    let place = usize::from(column.unsigned_abs()) - 1;
+                    let is_null = *(*self.slot).tts_isnull.add(place);
+                    if is_null { None } else { Some(*(*self.slot).tts_values.add(place)) }
+                }
+                Value::Expression { info, state, context } => {
+                    let (mut value, mut is_null) = (Datum::from(0), true);
+                    pg_sys::MemoryContextReset((*context).ecxt_per_tuple_memory);
+                    let outside = pg_sys::MemoryContextSwitchTo((*context).ecxt_per_tuple_memory);
+                    pg_sys::FormIndexDatum(info, self.slot, state, &mut value, &mut is_null);
+                    pg_sys::MemoryContextSwitchTo(outside);
+                    if is_null { None } else { Some(value) }
+                }
+            }
+        }
+    }
+
+    /// Lends a stored vector to a function, in the scratch memory if it must be copied.
+    #[inline]
+    fn read<T>(
+        &mut self,
+        value: Datum,
+        read: impl FnOnce(Vector<'_>) -> Result<T, VectorError>,
+    ) -> Result<T, VectorError> {
+        // SAFETY: the value is of the index's column, an esr_vector; it outlives this call, and a copy outlives `read`.
+        unsafe {
+            if varatt_is_4b_u(value.cast_mut_ptr()) {
+                return read(datum::vector(value)?);
+            }
+            let outside = pg_sys::MemoryContextSwitchTo(self.scratch);
+            let result = datum::vector(value).and_then(read);
+            pg_sys::MemoryContextSwitchTo(outside);
+            pg_sys::MemoryContextReset(self.scratch);
+            result
+        }
+    }
+
+    /// Asks for the pages of rows that will be read soon.
+    fn prefetch(&mut self, rows: &[RowId]) {
+        if !self.is_large {
+            return;
+        }
+        let mut last = None;
+        for row in rows {
+            if last.replace(row.block) != Some(row.block) {
+                // SAFETY: the table is open. A block that is not there any more is left alone by PostgreSQL.
+                unsafe { pg_sys::PrefetchBuffer(self.table, pg_sys::ForkNumber::MAIN_FORKNUM, row.block) };
+            }
+        }
+    }
+}
+
+/// The function behind a metric's operator.
+pub fn distance_of(metric: Metric) -> fn(&[f32], &[f32]) -> f64 {
+    match metric {
+        Metric::Cosine => metric::cosine_distance,
+        Metric::Euclidean => metric::l2_distance,
+        Metric::InnerProduct => |a, b| -metric::inner_product(a, b),
+    }
+}
+
+/// Distances to a query, as a scan's snapshot sees the rows.
+pub struct Distances {
+    vectors: TableVectors,
+    query: Vec<f32>,
+    distance: fn(&[f32], &[f32]) -> f64,
+}
+
+impl Distances {
+    /// Distances from a query under a metric, a row on the operator's left.
+    pub fn new(vectors: TableVectors, query: &[f32], metric: Metric) -> Self {
+        Self { vectors, query: query.to_vec(), distance: distance_of(metric) }
+    }
+
+    /// The table's rows, for another query or to close them.
+    pub fn into_vectors(self) -> TableVectors {
+        self.vectors
+    }
+}
+
+impl ExactVectors for Distances {
+    #[inline]
+    fn distance(&mut self, row: RowId) -> Option<f64> {
+        let value = self.vectors.fetch(row, self.vectors.snapshot)?;
+        let (query, distance) = (&self.query, self.distance);
+        let measured = self.vectors.read(value, |vector| {
+            if vector.elements.len() != query.len() {
+                let (left, right) = (vector.elements.len(), query.len());
+                return Err(VectorError::DifferentDimensions { left, right });
+            }
+            Ok(distance(vector.elements, query))
+        });
+        match measured {
+            Ok(distance) => Some(distance),
+            Err(error) => SqlError::from(error).raise(),
+        }
+    }
+
+    fn prefetch(&mut self, rows: &[RowId]) {
+        self.vectors.prefetch(rows);
+    }
+}
+
+/// Vectors whoever may see their rows, for VACUUM.
+///
+/// All versions of a row that an index knows by one row id have the same indexed value, so the first version that is left
+/// will do. Of a row that nobody can see any more, a value stored elsewhere may be gone already: it is read only if the
+/// row is alive or being written.
+impl esr_ivf::TableVectors for TableVectors {
+    fn vector(&mut self, row: RowId, into: &mut Vec<f32>) -> bool {
+        let any = (&raw const pg_sys::SnapshotAnyData).cast_mut();
+        let Some(mut value) = self.fetch(row, any) else { return false };
+        // SAFETY: the value is of the index's column, an esr_vector.
+        if unsafe { varatt_is_1b_e(value.cast_mut_ptr()) } {
+            let mut dirty = pg_missing::dirty_snapshot();
+            match self.fetch(row, &mut dirty) {
+                Some(living) => value = living,
+                None => return false,
+            }
+        }
+        let copied = self.read(value, |vector| {
+            into.clear();
+            into.extend_from_slice(vector.elements);
+            Ok(())
+        });
+        match copied {
+            Ok(()) => true,
+            Err(error) => SqlError::from(error).raise(),
+        }
+    }
+}
