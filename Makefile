@@ -4,6 +4,7 @@
 PG_CONFIG ?= pg_config
 CLIPS ?=
 QUERY ?=
+BENCH ?=
 CARGO_BUILD_JOBS ?= $(shell nproc)
 
 export PG_CONFIG CARGO_BUILD_JOBS
@@ -16,6 +17,9 @@ PURE = -p esr-vector -p esr-audio -p esr-wire -p esr-encoder -p esr-embedder
 # Set variables that the libraries' paths depend on, then run.
 WITH_ORT = eval "export $$(scripts/fetch-libs.sh onnxruntime)" &&
 WITH_LIBS = eval "$$(scripts/fetch-libs.sh onnxruntime libtorch | sed 's/^/export /')" &&
+
+# The benchmark program with a private PostgreSQL that holds this build.
+BENCHES = $(WITH_ORT) ESR_PG_BIN="$$(scripts/private-postgres.sh target/release target/pg-release)" target/release/esr-benches
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build install demo test test-pure test-server test-trainer lint bench clean
@@ -60,11 +64,13 @@ lint: setup ## Check formatting, clippy and rustdoc; warnings are errors
 	$(WITH_LIBS) cargo clippy --workspace --all-targets -- -D warnings
 	$(WITH_LIBS) cargo doc --workspace --no-deps --document-private-items
 
-bench: build ## Measure kernels, embedding speed and exact scans
+bench: build ## Measure kernels, embedding speed, exact scans, and the index beside other extensions' (BENCH="--rows 500000")
 	$(WITH_ORT) cargo bench -p esr-benches --bench kernels
 	$(WITH_ORT) target/release/esr-embedder bench models/default
 	cargo build --release -p esr-benches
-	ESR_PG_BIN="$$(scripts/private-postgres.sh target/release target/pg-release)" target/release/esr-benches
+	$(BENCHES) exact
+	$(BENCHES) latency
+	for data in clustered hard $(if $(wildcard ../shared/data),real); do $(BENCHES) index --data $$data $(BENCH) || exit; done
 
 clean: ## Remove what was built
 	cargo clean

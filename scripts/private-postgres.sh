@@ -28,10 +28,17 @@ if [ "$(cat "$tree/version" 2>/dev/null)" != "$version" ]; then
     rm -rf "$tree"
     mkdir -p "$tree$bin" "$tree$libraries" "$tree$share/extension"
     cp -L "$bin"/* "$tree$bin/"
-    find "$libraries" -mindepth 1 -maxdepth 1 ! -name 'esr*' -exec ln -s -t "$tree$libraries" {} +
-    find "$share" -mindepth 1 -maxdepth 1 ! -name extension ! -name 'esr' -exec ln -s -t "$tree$share" {} +
-    find "$share/extension" -mindepth 1 -maxdepth 1 ! -name 'esr*' -exec ln -s -t "$tree$share/extension" {} +
     echo "$version" >"$tree/version"
 fi
+# Every time, because an extension may have been installed or removed since.
+find "$tree$libraries" "$tree$share" -xtype l -delete
+link() { # link FOLDER: links what the system has in FOLDER, and the tree has not, into the tree
+    find "$1" -mindepth 1 -maxdepth 1 ! -name 'esr*' | while read -r entry; do
+        [ -e "$tree$entry" ] || ln -s "$entry" "$tree$entry"
+    done
+}
+link "$libraries"
+link "$share"
+link "$share/extension"
 "$here/scripts/install.sh" "$build" "$tree$libraries" "$tree$share"
 echo "$tree$bin"
