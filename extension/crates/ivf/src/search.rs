@@ -225,7 +225,7 @@ impl Search {
     fn read_list<S: PageStore>(&mut self, store: &S) -> Result<bool, StoreError> {
         const TRIES: usize = 64;
         let prepared = self.prepared.as_mut().expect("see next");
-        let Some(next) = prepared.order.next() else { return Ok(false) };
+        let Some(next) = prepared.order.take_next() else { return Ok(false) };
         store.check_for_interrupts();
         self.counters.lists += 1;
         self.counted += next.rows;
@@ -338,10 +338,10 @@ impl Search {
     fn measure(&mut self, exact: &mut dyn ExactVectors) {
         let margin = self.prepared.as_ref().expect("see next").margin;
         while let Some(Candidate { score, row }) = self.candidates.peek() {
-            if let Some(best) = self.ready.peek() {
-                if score + margin < score_of(self.structure.metric, best.distance, &self.query) {
-                    return;
-                }
+            if let Some(best) = self.ready.peek()
+                && score + margin < score_of(self.structure.metric, best.distance, &self.query)
+            {
+                return;
             }
             self.candidates.pop();
             if self.measured.insert(row) {

@@ -95,10 +95,11 @@ impl ByteDirection {
 /// Those of the store, or damaged pages.
 pub fn current<S: PageStore>(store: &S, cached: &mut Option<Arc<Structure>>) -> Result<Arc<Structure>, StoreError> {
     let meta = chain::meta(store)?;
-    if let Some(structure) = cached {
-        if structure.meta.generation == meta.generation && structure.meta.tag == meta.tag {
-            return Ok(Arc::clone(structure));
-        }
+    if let Some(structure) = cached
+        && structure.meta.generation == meta.generation
+        && structure.meta.tag == meta.tag
+    {
+        return Ok(Arc::clone(structure));
     }
     let structure = Arc::new(Structure::load(store, meta)?);
     *cached = Some(Arc::clone(&structure));
