@@ -221,7 +221,7 @@ impl Row {
 /// Puts the row at a place into a slot. False if the snapshot does not see it.
 ///
 /// # Safety
-/// As for [`Rows::begin`] and [`Rows::store`].
+/// As for [`Rows::begin`] and [`Row::store`].
 pub unsafe fn fetch(
     relation: pg_sys::Relation,
     snapshot: pg_sys::Snapshot,
