@@ -73,8 +73,11 @@ fn build_empty(index: Index) -> Result<(), IndexError> {
 
 /// What PostgreSQL's settings and the index's own say about a build.
 pub fn options(index: Index, dimension: usize, threads: usize) -> BuildOptions {
-    // SAFETY: reads a setting of this process.
-    let kilobytes = unsafe { pg_sys::maintenance_work_mem };
+    // SAFETY: reads settings of this process. As for PostgreSQL's own VACUUM, -1 means the other setting.
+    let kilobytes = unsafe {
+        let is_automatic = pg_sys::IsAutoVacuumWorkerProcess() && pg_sys::autovacuum_work_mem != -1;
+        if is_automatic { pg_sys::autovacuum_work_mem } else { pg_sys::maintenance_work_mem }
+    };
     BuildOptions {
         metric: index.metric(),
         dimension: dimension as u32,
