@@ -48,7 +48,8 @@ fn only_the_extension_names_pgrx_and_only_the_trainer_names_tch() {
 #[test]
 fn every_dependency_says_what_it_saves_us() {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-    let members = ["vector", "ivf", "audio", "wire", "encoder", "embedder"].map(|name| format!("extension/crates/{name}"));
+    let members =
+        ["vector", "ivf", "audio", "wire", "encoder", "embedder"].map(|name| format!("extension/crates/{name}"));
     for member in members.iter().map(String::as_str).chain(["extension", "trainer", "tests", "benches", "demo"]) {
         let text = std::fs::read_to_string(format!("{root}/{member}/Cargo.toml")).unwrap();
         let (mut in_table, mut above) = (false, "");
