@@ -208,7 +208,23 @@ unsafe fn content_of(page: pg_sys::Page) -> *mut [u8] {
 unsafe fn is_ours(page: pg_sys::Page) -> bool {
     // SAFETY: as the caller says; every page starts with a header.
     let header = unsafe { &*page.cast::<pg_sys::PageHeaderData>() };
-    [header.pd_lower, header.pd_upper, header.pd_special].iter().all(|&end| u32::from(end) == pg_sys::BLCKSZ)
+    let is_whole = [header.pd_upper, header.pd_special].iter().all(|&end| u32::from(end) == pg_sys::BLCKSZ);
+    is_whole && (HEADER_BYTES..=pg_sys::BLCKSZ as usize).contains(&header.pd_lower.into())
+}
+
+/// Says where the content of a page ends. What follows is zero, and PostgreSQL leaves zeros between `pd_lower` and `pd_upper` out
+/// of its log (`log_newpage`, full page images, generic records) and writes them again when it replays it.
+///
+/// # Safety
+/// `page` is one of our pages, locked for writing.
+unsafe fn mark_end(page: pg_sys::Page) {
+    const STEP: usize = 64;
+    // SAFETY: as the caller says.
+    unsafe {
+        let content = &*content_of(page);
+        let zeros = content.rchunks(STEP).take_while(|chunk| chunk.iter().all(|&byte| byte == 0)).count() * STEP;
+        (*page.cast::<pg_sys::PageHeaderData>()).pd_lower = (HEADER_BYTES + content.len().saturating_sub(zeros)) as u16;
+    }
 }
 
 /// Makes a page one of ours, all zero.
@@ -334,6 +350,10 @@ impl Edit for PageEdit<'_> {
     }
 
     fn commit(mut self) {
+        for page in self.pages.iter().flatten() {
+            // SAFETY: `add` says who else sees the image: nobody until the edit ends.
+            unsafe { mark_end(page.image) };
+        }
         if self.store.purpose == Purpose::Build {
             for page in self.pages.iter().flatten() {
                 // SAFETY: pinned and locked for writing.
