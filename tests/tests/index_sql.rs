@@ -174,7 +174,7 @@ fn the_planner_takes_the_index_when_it_is_faster_and_only_then() {
         .batch_execute("CREATE TABLE s AS SELECT * FROM t LIMIT 50; CREATE INDEX ON s USING esr_ivf (v); ANALYZE s")
         .unwrap();
     let small = plan(&mut session, &format!("SELECT id FROM s {order} LIMIT 5"));
-    assert!(small.contains("Seq Scan"), "{small}");
+    assert!(!small.contains("Index Scan"), "{small}");
     // Prepared statements and joins.
     session.batch_execute("SET plan_cache_mode = force_generic_plan").unwrap();
     let prepared = session.prepare("SELECT id FROM t ORDER BY v <=> $1::real[]::esr_vector(64) LIMIT 3").unwrap();

@@ -18,6 +18,7 @@ use pgrx::{pg_sys, pg_sys::Datum};
 
 use super::pg_missing;
 use super::relation::{Index, item_pointer};
+use super::{IndexError, or_raise};
 use crate::datum;
 use crate::error::SqlError;
 use crate::vector::{Vector, VectorError};
@@ -41,6 +42,9 @@ pub struct TableVectors {
     scratch: pg_sys::MemoryContext,
     /// Whether much of the table is probably not in memory, so that asking for pages early pays.
     is_large: bool,
+    /// Pages of the table when they were last counted.
+    blocks: u32,
+    index: Index,
 }
 
 impl TableVectors {
@@ -78,6 +82,8 @@ impl TableVectors {
                     pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
                     pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
                 ),
+                blocks,
+                index,
                 is_large: i64::from(blocks) > i64::from(pg_sys::NBuffers) / 2,
             }
         }
@@ -96,10 +102,27 @@ impl TableVectors {
         }
     }
 
+    /// The table may have grown since it was opened; an index that points beyond its end is damaged.
+    #[cold]
+    fn count_blocks(&mut self, row: RowId) {
+        // SAFETY: the table is open.
+        self.blocks = unsafe { pg_sys::RelationGetNumberOfBlocksInFork(self.table, pg_sys::ForkNumber::MAIN_FORKNUM) };
+        if row.block >= self.blocks {
+            let RowId { block, offset } = row;
+            let problem = format!("it points to row ({block},{offset}), and the table has {} blocks", self.blocks);
+            let error =
+                IndexError::Inconsistent { index: self.index.name(), problem: problem.clone(), all: vec![problem] };
+            or_raise::<()>(Err(error));
+        }
+    }
+
     /// The indexed value of the version of a row that the snapshot sees; `None` if it sees none, or NULL. Valid until
     /// the next call.
     #[inline]
     fn fetch(&mut self, row: RowId, snapshot: pg_sys::Snapshot) -> Option<Datum> {
+        if row.block >= self.blocks {
+            self.count_blocks(row);
+        }
         // SAFETY: `open` made fetch and slot for this table.
         unsafe {
             if !pg_missing::index_fetch_tuple(self.fetch, item_pointer(row), snapshot, self.slot) {

@@ -1,8 +1,8 @@
 //! What several server tests share.
 #![allow(dead_code)] // each test file uses its own part
 
-pub mod vectors;
 pub mod ranking;
+pub mod vectors;
 
 use std::io::Cursor;
 

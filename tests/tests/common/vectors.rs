@@ -90,7 +90,10 @@ impl Answers {
         assert_eq!(self.found.len(), self.exact.len(), "rows are missing");
         let Some(last) = self.exact.last() else { return 1.0 };
         let limit = last + 1e-6 * last.abs().max(1.0);
-        let right = self.found.iter().filter(|distance| **distance <= limit).count();
+        // As SQL sorts them: NaN after every number, NULL (infinity here) after NaN.
+        let is_right =
+            |distance: f64| distance <= limit || (distance.is_nan() && (limit.is_nan() || limit == f64::INFINITY));
+        let right = self.found.iter().filter(|distance| is_right(**distance)).count();
         right as f64 / self.exact.len() as f64
     }
 
