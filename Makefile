@@ -13,7 +13,7 @@ export RUSTDOCFLAGS = -D warnings
 # Debian's minimal images have no locale and tools disagree on their default.
 export LC_ALL = C.UTF-8
 
-PURE = -p esr-vector -p esr-audio -p esr-wire -p esr-encoder -p esr-embedder
+PURE = -p esr-vector -p esr-ivf -p esr-audio -p esr-wire -p esr-encoder -p esr-embedder
 # Set variables that the libraries' paths depend on, then run.
 WITH_ORT = eval "export $$(scripts/fetch-libs.sh onnxruntime)" &&
 WITH_LIBS = eval "$$(scripts/fetch-libs.sh onnxruntime libtorch | sed 's/^/export /')" &&

@@ -173,20 +173,25 @@ COMMENT ON FUNCTION esr_model_tag(esr_vector) IS
 -- Comparing embeddings of two different models is an error (22023) that names both tags; an untagged vector compares with
 -- anything. The cosine distance to a zero vector is NaN, which sorts after every number.
 
-CREATE FUNCTION esr_cosine_distance(esr_vector, esr_vector) RETURNS double precision
+CREATE FUNCTION esr_distance_support(internal) RETURNS internal
     AS 'MODULE_PATHNAME' LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION esr_distance_support(internal) IS
+    'planner support of the distances: makes PostgreSQL load the library, and with it the plan node "Esr Exact Scan", before it plans a session''s first query';
+
+CREATE FUNCTION esr_cosine_distance(esr_vector, esr_vector) RETURNS double precision
+    AS 'MODULE_PATHNAME' LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE SUPPORT esr_distance_support;
 COMMENT ON FUNCTION esr_cosine_distance(esr_vector, esr_vector) IS 'cosine distance, 0 to 2; NaN if either vector is zero';
 CREATE OPERATOR <=> (LEFTARG = esr_vector, RIGHTARG = esr_vector, FUNCTION = esr_cosine_distance, COMMUTATOR = <=>);
 COMMENT ON OPERATOR <=> (esr_vector, esr_vector) IS 'cosine distance';
 
 CREATE FUNCTION esr_l2_distance(esr_vector, esr_vector) RETURNS double precision
-    AS 'MODULE_PATHNAME' LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE;
+    AS 'MODULE_PATHNAME' LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE SUPPORT esr_distance_support;
 COMMENT ON FUNCTION esr_l2_distance(esr_vector, esr_vector) IS 'Euclidean distance';
 CREATE OPERATOR <-> (LEFTARG = esr_vector, RIGHTARG = esr_vector, FUNCTION = esr_l2_distance, COMMUTATOR = <->);
 COMMENT ON OPERATOR <-> (esr_vector, esr_vector) IS 'Euclidean distance';
 
 CREATE FUNCTION esr_negative_inner_product(esr_vector, esr_vector) RETURNS double precision
-    AS 'MODULE_PATHNAME' LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE;
+    AS 'MODULE_PATHNAME' LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE SUPPORT esr_distance_support;
 COMMENT ON FUNCTION esr_negative_inner_product(esr_vector, esr_vector) IS 'negative inner product, so that nearer is smaller';
 CREATE OPERATOR <#> (LEFTARG = esr_vector, RIGHTARG = esr_vector, FUNCTION = esr_negative_inner_product, COMMUTATOR = <#>);
 COMMENT ON OPERATOR <#> (esr_vector, esr_vector) IS 'negative inner product';

@@ -11,6 +11,7 @@ pub mod client;
 pub mod datum;
 pub mod embed;
 pub mod error;
+pub mod exact_scan;
 pub mod fmgr;
 pub mod report;
 pub mod server;
@@ -29,6 +30,7 @@ pub extern "C-unwind" fn _PG_init() {
     server::hide_stack_traces();
     settings::define();
     am::options::define();
+    exact_scan::install();
     if server::is_preloading() {
         server::register_static_supervisor();
     }

@@ -20,6 +20,7 @@ static EMBEDDER_THREADS: GucSetting<i32> = GucSetting::<i32>::new(0);
 static DEFAULT_MODEL: Text = Text::new(Some(c"default"));
 static EMBEDDER_TIMEOUT_MS: GucSetting<i32> = GucSetting::<i32>::new(60_000);
 static TEXT_CACHE_ENTRIES: GucSetting<i32> = GucSetting::<i32>::new(256);
+static ENABLE_EXACT_SCAN: GucSetting<bool> = GucSetting::<bool>::new(true);
 static AUDIO_MAX_BYTES: GucSetting<i32> = GucSetting::<i32>::new(64 << 20);
 static AUDIO_MAX_SECONDS: GucSetting<i32> = GucSetting::<i32>::new(600);
 static AUDIO_MAX_CHANNELS: GucSetting<i32> = GucSetting::<i32>::new(8);
@@ -85,6 +86,11 @@ pub fn embedder_timeout() -> Option<Duration> {
 /// `esr.text_cache_size`, entries per session.
 pub fn text_cache_entries() -> usize {
     usize::try_from(TEXT_CACHE_ENTRIES.get()).unwrap_or(0)
+}
+
+/// `esr.enable_exact_scan`.
+pub fn exact_scan_is_enabled() -> bool {
+    ENABLE_EXACT_SCAN.get()
 }
 
 /// `esr.audio_max_*`.
@@ -186,6 +192,14 @@ pub fn define() {
         (0, i32::MAX),
         GucContext::Userset,
         GucFlags::default(),
+    );
+    GucRegistry::define_bool_guc(
+        c"esr.enable_exact_scan",
+        c"Lets the planner use esr's own scan for the nearest rows of a table.",
+        c"Off, PostgreSQL reads, projects and sorts all rows itself.",
+        &ENABLE_EXACT_SCAN,
+        GucContext::Userset,
+        GucFlags::EXPLAIN,
     );
     let limit = |name, short, setting, range, flags| {
         let long = c"Checked before and while a clip is decoded.";

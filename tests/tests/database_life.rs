@@ -19,7 +19,8 @@ fn dump_and_restore_keep_every_bit_and_the_model_tag() {
             "CREATE TABLE t (id int, audio bytea, v esr_vector(8));
              SELECT esr_attach('t', 'audio', 'v');
              INSERT INTO t SELECT i, NULL, NULL FROM generate_series(1, 5) i;
-             UPDATE t SET v = esr_embed_text('text ' || id);",
+             UPDATE t SET v = esr_embed_text('text ' || id);
+             CREATE INDEX i ON t USING esr_ivf (v esr_vector_l2_ops) WITH (lists = 3);",
         )
         .unwrap();
     session.batch_execute("CREATE DATABASE restored").unwrap();
@@ -33,7 +34,9 @@ fn dump_and_restore_keep_every_bit_and_the_model_tag() {
     let mut restored = cluster.connect_to("restored").unwrap();
     let after: Option<String> = restored.query_one(query, &[]).unwrap().get(0);
     assert!(before.is_some() && before == after, "{before:?} {after:?}");
-    // The trigger came along and works.
+    // The index was made again, and the trigger came along and works.
+    let rows: i64 = restored.query_one("SELECT rows FROM esr_index_check('i', true)", &[]).unwrap().get(0);
+    assert_eq!(rows, 5);
     restored.execute("INSERT INTO t VALUES (9, $1, NULL)", &[&tone(300.0, 0.5)]).unwrap();
     assert_eq!(restored.query("SELECT FROM t WHERE id = 9 AND v IS NOT NULL", &[]).unwrap().len(), 1);
 }

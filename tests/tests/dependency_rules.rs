@@ -10,12 +10,13 @@ use serde_json::Value;
 /// Crate, and what must appear nowhere in its dependency tree (development-only dependencies aside).
 const MUST_NEVER_SEE: &[(&str, &[&str])] = &[
     ("esr-vector", &["pgrx", "ort", "tch", "esr-audio", "rand", "serde"]),
+    ("esr-ivf", &["pgrx", "ort", "tch", "esr-audio", "esr-wire", "esr-encoder"]),
     ("esr-audio", &["pgrx", "ort", "tch", "esr-vector", "esr-encoder"]),
     ("esr-wire", &["pgrx", "ort", "tch", "esr-audio", "esr-encoder"]),
-    ("esr-encoder", &["pgrx", "tch", "esr-wire", "esr-vector"]),
-    ("esr-embedder", &["pgrx", "tch", "esr-vector"]),
+    ("esr-encoder", &["pgrx", "tch", "esr-wire", "esr-vector", "esr-ivf"]),
+    ("esr-embedder", &["pgrx", "tch", "esr-vector", "esr-ivf"]),
     ("esr", &["ort", "tch", "tokenizers", "symphonia", "esr-audio", "esr-encoder", "esr-embedder"]),
-    ("esr-trainer", &["pgrx", "esr-vector", "esr-wire", "esr-embedder"]),
+    ("esr-trainer", &["pgrx", "esr-vector", "esr-ivf", "esr-wire", "esr-embedder"]),
     ("esr-tests", &["pgrx", "ort", "tch", "esr"]),
     ("esr-benches", &["pgrx", "ort", "tch", "esr"]),
     ("esr-demo", &["pgrx", "ort", "tch", "esr"]),
@@ -47,7 +48,8 @@ fn only_the_extension_names_pgrx_and_only_the_trainer_names_tch() {
 #[test]
 fn every_dependency_says_what_it_saves_us() {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-    let members = ["vector", "audio", "wire", "encoder", "embedder"].map(|name| format!("extension/crates/{name}"));
+    let members =
+        ["vector", "ivf", "audio", "wire", "encoder", "embedder"].map(|name| format!("extension/crates/{name}"));
     for member in members.iter().map(String::as_str).chain(["extension", "trainer", "tests", "benches", "demo"]) {
         let text = std::fs::read_to_string(format!("{root}/{member}/Cargo.toml")).unwrap();
         let (mut in_table, mut above) = (false, "");

@@ -12,7 +12,7 @@ use pgrx::pg_sys;
 use super::pages::IndexPages;
 use super::relation::Index;
 use super::table::TableRows;
-use super::{IndexError, or_raise};
+use super::{IndexError, or_raise, pg_missing};
 
 /// The same rows give the same index.
 const SEED: u64 = 0x6573_725f_6976_6621;
@@ -73,8 +73,7 @@ fn build_empty(index: Index) -> Result<(), IndexError> {
 
 /// What PostgreSQL's settings and the index's own say about a build.
 pub fn options(index: Index, dimension: usize, threads: usize) -> BuildOptions {
-    // SAFETY: reads a setting of this process.
-    let kilobytes = unsafe { pg_sys::maintenance_work_mem };
+    let kilobytes = pg_missing::maintenance_kilobytes();
     BuildOptions {
         metric: index.metric(),
         dimension: dimension as u32,

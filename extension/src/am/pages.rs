@@ -131,6 +131,20 @@ impl IndexPages {
     }
 }
 
+impl IndexPages {
+    /// Holds a heavyweight lock on the meta page, which no reader takes. An error releases it with the transaction; the
+    /// deadlock detector knows it.
+    fn with_page_lock<R>(&self, mode: i32, work: impl FnOnce() -> R) -> R {
+        // SAFETY: the relation is open; the lock is released with the same arguments.
+        unsafe {
+            pg_sys::LockPage(self.index.raw(), esr_ivf::page::META_BLOCK, mode);
+            let result = work();
+            pg_sys::UnlockPage(self.index.raw(), esr_ivf::page::META_BLOCK, mode);
+            result
+        }
+    }
+}
+
 impl PageStore for IndexPages {
     type Page<'a> = LockedPage<'a>;
     type Edit<'a> = PageEdit<'a>;
@@ -160,6 +174,14 @@ impl PageStore for IndexPages {
         PageEdit { store: self, record: std::ptr::null_mut(), pages: [None; MAX_PAGES_PER_EDIT] }
     }
 
+    fn as_insertion<R>(&self, insert: impl FnOnce() -> R) -> R {
+        self.with_page_lock(pg_sys::ShareLock as i32, insert)
+    }
+
+    fn without_insertions<R>(&self, work: impl FnOnce() -> R) -> R {
+        self.with_page_lock(pg_sys::ExclusiveLock as i32, work)
+    }
+
     fn check_for_interrupts(&self) {
         if self.purpose == Purpose::Vacuum {
             // SAFETY: no page is locked, says `PageStore`. Checks for interrupts too.
@@ -186,7 +208,23 @@ unsafe fn content_of(page: pg_sys::Page) -> *mut [u8] {
 unsafe fn is_ours(page: pg_sys::Page) -> bool {
     // SAFETY: as the caller says; every page starts with a header.
     let header = unsafe { &*page.cast::<pg_sys::PageHeaderData>() };
-    [header.pd_lower, header.pd_upper, header.pd_special].iter().all(|&end| u32::from(end) == pg_sys::BLCKSZ)
+    let is_whole = [header.pd_upper, header.pd_special].iter().all(|&end| u32::from(end) == pg_sys::BLCKSZ);
+    is_whole && (HEADER_BYTES..=pg_sys::BLCKSZ as usize).contains(&header.pd_lower.into())
+}
+
+/// Says where the content of a page ends. What follows is zero, and PostgreSQL leaves zeros between `pd_lower` and `pd_upper` out
+/// of its log (`log_newpage`, full page images, generic records) and writes them again when it replays it.
+///
+/// # Safety
+/// `page` is one of our pages, locked for writing.
+unsafe fn mark_end(page: pg_sys::Page) {
+    const STEP: usize = 64;
+    // SAFETY: as the caller says.
+    unsafe {
+        let content = &*content_of(page);
+        let zeros = content.rchunks(STEP).take_while(|chunk| chunk.iter().all(|&byte| byte == 0)).count() * STEP;
+        (*page.cast::<pg_sys::PageHeaderData>()).pd_lower = (HEADER_BYTES + content.len().saturating_sub(zeros)) as u16;
+    }
 }
 
 /// Makes a page one of ours, all zero.
@@ -312,6 +350,10 @@ impl Edit for PageEdit<'_> {
     }
 
     fn commit(mut self) {
+        for page in self.pages.iter().flatten() {
+            // SAFETY: `add` says who else sees the image: nobody until the edit ends.
+            unsafe { mark_end(page.image) };
+        }
         if self.store.purpose == Purpose::Build {
             for page in self.pages.iter().flatten() {
                 // SAFETY: pinned and locked for writing.

@@ -19,8 +19,9 @@ const NO_SUBTRANSACTION: pg_sys::SubTransactionId = 0;
 mod unguarded {
     use pgrx::pg_sys::Oid;
 
-    // Declared in access/amvalidate.h.
+    // Declared in postmaster/autovacuum.h and access/amvalidate.h.
     unsafe extern "C-unwind" {
+        pub static autovacuum_work_mem: i32;
         pub fn opfamily_can_sort_type(family: Oid, data_type: Oid) -> bool;
         pub fn check_amop_signature(operator: Oid, result: Oid, left: Oid, right: Oid) -> bool;
     }
@@ -42,6 +43,19 @@ pub unsafe fn opfamily_can_sort_type(family: Oid, data_type: Oid) -> bool {
 pub unsafe fn check_amop_signature(operator: Oid, result: Oid, left: Oid, right: Oid) -> bool {
     // SAFETY: looks the catalog up; the closure holds nothing that would have to be dropped.
     unsafe { pg_guard_ffi_boundary(|| unguarded::check_amop_signature(operator, result, left, right)) }
+}
+
+/// The memory that maintenance may take here: PostgreSQL's own VACUUM decides the same way.
+pub fn maintenance_kilobytes() -> i32 {
+    // SAFETY: reads settings of this process.
+    unsafe {
+        let is_automatic = pg_sys::MyBackendType == pg_sys::BackendType::B_AUTOVAC_WORKER;
+        if is_automatic && unguarded::autovacuum_work_mem != -1 {
+            unguarded::autovacuum_work_mem
+        } else {
+            pg_sys::maintenance_work_mem
+        }
+    }
 }
 
 /// `RelationNeedsWAL`.

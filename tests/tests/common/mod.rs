@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each test file uses its own part
 
 pub mod vectors;
+pub mod ranking;
 
 use std::io::Cursor;
 

@@ -235,7 +235,11 @@ fn write_first_page<S: PageStore>(store: &S, options: &BuildOptions) -> Result<(
 }
 
 /// A random sample of the rows that have a direction, normalised, and the number of all such rows.
-fn take_sample(rows: &mut dyn RowSource, options: &BuildOptions, progress: &mut dyn Progress) -> (Vec<f32>, u64) {
+pub(crate) fn take_sample(
+    rows: &mut dyn RowSource,
+    options: &BuildOptions,
+    progress: &mut dyn Progress,
+) -> (Vec<f32>, u64) {
     let dimension = options.dimension as usize;
     let capacity = train::sample_rows(rows.estimated_rows(), options);
     let mut random = ChaCha8Rng::seed_from_u64(options.seed);

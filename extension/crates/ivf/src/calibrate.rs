@@ -81,6 +81,7 @@ pub fn calibrate<S: PageStore>(store: &S, seed: u64) -> Result<(), StoreError> {
                 meta.probed[place][target] = longer.into();
             }
         }
+        meta.rows_at_calibration = (rows.min(u64::from(u32::MAX)) as u32).into();
         meta.generation = (meta.generation.get() + 1).into();
     })
 }
@@ -182,12 +183,12 @@ impl Query {
         let mut found: Vec<f32> = Vec::new();
         let mut hits = 0;
         let mut steps = Vec::new();
-        while let Some(next) = order.next() {
+        while let Some(next) = order.take_next() {
             found.extend(best.iter().filter(|(_, list)| *list == next.list).map(|(score, _)| *score));
             hits += truth.iter().filter(|(_, list)| *list == next.list).count();
             let is_last = order.is_exhausted();
             // As searches do, look at the expectation less often the longer it takes.
-            if found.len() < rank || (order.taken() % (1 + order.taken() / 8) != 0 && !is_last) {
+            if found.len() < rank || (!order.taken().is_multiple_of(1 + order.taken() / 8) && !is_last) {
                 continue;
             }
             found.sort_unstable_by(|a, b| b.total_cmp(a));

@@ -61,7 +61,7 @@ impl Order {
     }
 
     /// The next list to read.
-    pub fn next(&mut self) -> Option<ListScore> {
+    pub fn take_next(&mut self) -> Option<ListScore> {
         if self.taken == self.sorted {
             self.sort_more();
         }
@@ -139,12 +139,12 @@ mod tests {
         let mut order = Order::new(lists);
         let mut last = f32::INFINITY;
         for count in 1..=500 {
-            let next = order.next().unwrap();
+            let next = order.take_next().unwrap();
             assert!(next.centre <= last);
             last = next.centre;
             assert_eq!(order.taken(), count);
         }
-        assert!(order.is_exhausted() && order.next().is_none());
+        assert!(order.is_exhausted() && order.take_next().is_none());
     }
 
     #[test]
@@ -159,7 +159,7 @@ mod tests {
                 let got = order.expected_above(score);
                 assert!((want - got).abs() <= 1e-3 * want + 1e-3, "{want} {got}");
             }
-            order.next();
+            order.take_next();
         }
     }
 }

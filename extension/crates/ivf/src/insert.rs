@@ -34,20 +34,27 @@ pub fn insert<S: PageStore>(
     key: Key<'_>,
 ) -> Result<Inserted, StoreError> {
     let (list, stored) = code(structure, row, key);
+    store.as_insertion(|| put_on_head(store, structure, list, &stored))
+}
+
+fn put_on_head<S: PageStore>(
+    store: &S,
+    structure: &Structure,
+    list: u32,
+    stored: &StoredRow,
+) -> Result<Inserted, StoreError> {
     let head = structure.lists[list as usize].head;
+    if chain::meta(store)?.epoch != structure.meta.epoch {
+        return Ok(Inserted::Stale);
+    }
     let mut edit = store.edit();
     let handle = edit.open(head)?;
     let is_ours = page::read::<ListHeader>(edit.bytes(handle), head, Kind::List)
         .is_ok_and(|header| header.epoch == structure.meta.epoch && header.page.owner.get() == list);
     if !is_ours {
-        drop(edit);
-        return if chain::meta(store)?.epoch == structure.meta.epoch {
-            Err(StoreError::Damaged { block: head, problem: format!("it is not the head of list {list}") })
-        } else {
-            Ok(Inserted::Stale)
-        };
+        return Err(StoreError::Damaged { block: head, problem: format!("it is not the head of list {list}") });
     }
-    put(store, &mut edit, structure.layout, handle, &stored)?;
+    put(store, &mut edit, structure.layout, handle, stored)?;
     edit.commit();
     Ok(Inserted::Done)
 }
@@ -85,7 +92,8 @@ pub fn put<S: PageStore>(
     Ok(())
 }
 
-fn move_to_second<E: Edit>(edit: &mut E, head: usize, block: BlockNumber, second: usize) {
+/// Moves the rows of a head to a fresh page, which becomes the second one.
+pub(crate) fn move_to_second<E: Edit>(edit: &mut E, head: usize, block: BlockNumber, second: usize) {
     let full = edit.bytes(head).to_vec();
     let copy = edit.bytes(second);
     copy.copy_from_slice(&full);

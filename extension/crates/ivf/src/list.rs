@@ -21,6 +21,7 @@ pub fn for_each_page<S: PageStore>(
         let mut block = head;
         let mut version = None;
         let mut is_whole = true;
+        let mut pages = 0;
         while block != NO_BLOCK {
             store.check_for_interrupts();
             let page = store.read(block)?;
@@ -42,7 +43,11 @@ pub fn for_each_page<S: PageStore>(
             }
             version.get_or_insert(header.version.get());
             show(&page);
-            block = header.page.next.get();
+            let next = header.page.next.get();
+            drop(page);
+            pages += 1;
+            refuse_endless(store, list, block, pages)?;
+            block = next;
         }
         let page = store.read(head)?;
         let after = page::read::<ListHeader>(&page, head, Kind::List)?.version.get();
@@ -69,10 +74,22 @@ pub fn blocks<S: PageStore>(store: &S, list: u32, head: BlockNumber) -> Result<V
             return Err(StoreError::Damaged { block, problem });
         }
         blocks.push(block);
-        if blocks.len() > store.block_count() as usize {
-            return Err(StoreError::Damaged { block, problem: format!("the chain of list {list} never ends") });
-        }
-        block = header.page.next.get();
+        let next = header.page.next.get();
+        drop(page);
+        refuse_endless(store, list, block, blocks.len() as u32)?;
+        block = next;
     }
     Ok(blocks)
+}
+
+/// A chain of more pages than there are leads back to itself.
+///
+/// # Errors
+/// [`StoreError::Damaged`] if it does.
+pub fn refuse_endless<S: PageStore>(store: &S, list: u32, block: BlockNumber, pages: u32) -> Result<(), StoreError> {
+    // Asking for the number of pages costs a system call, so it is done rarely.
+    if pages.is_multiple_of(256) && pages > store.block_count() {
+        return Err(StoreError::Damaged { block, problem: format!("the chain of list {list} never ends") });
+    }
+    Ok(())
 }

@@ -134,12 +134,14 @@ impl<'a, S: PageStore> Loader<'a, S> {
             let mut rotated = trained.model.rotation.rotate_rows(rows);
             let nearest = k_means::assign(&rotated, axes, &trained.centroids, 1);
             let mut codes = vec![0; layout.groups];
-            let code = |((vector, rotated), (list, distance)): ((&[f32], &mut [f32]), (u32, f32))| {
+            let mut coded = Vec::with_capacity(nearest.len());
+            let pairs = rows.chunks_exact(dimension).zip(rotated.chunks_exact_mut(axes));
+            for ((vector, rotated), (list, distance)) in pairs.zip(nearest) {
                 trained.model.quantiser.encode(rotated, &mut codes);
-                let packed = codes.chunks_exact(2).map(|pair| pair[0] | pair[1] << 4).collect::<Box<[u8]>>();
-                (list, distance, (esr_vector::kernels().dot)(vector, vector), packed)
-            };
-            rows.chunks_exact(dimension).zip(rotated.chunks_exact_mut(axes)).zip(nearest).map(code).collect()
+                let packed: Box<[u8]> = codes.chunks_exact(2).map(|pair| pair[0] | pair[1] << 4).collect();
+                coded.push((list, distance, (esr_vector::kernels().dot)(vector, vector), packed));
+            }
+            coded
         });
         for (row, (list, distance, norm, packed)) in self.batch_rows.drain(..).zip(coded) {
             let list = list + FIRST_LIST;

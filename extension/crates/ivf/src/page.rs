@@ -104,8 +104,8 @@ pub struct Meta {
     pub moving_from: U32,
     /// See `moving_from`.
     pub moving_to: U32,
-    /// Reserved.
-    pub reserved: U32,
+    /// Rows at the last calibration, as far as 32 bits go.
+    pub rows_at_calibration: U32,
     /// The model tag of the indexed embeddings, 0 if none had one yet.
     pub tag: U64,
     /// Rows that the model was trained and the lists were sized for.

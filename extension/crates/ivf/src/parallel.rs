@@ -16,15 +16,12 @@ pub fn set_around_spawn(around: AroundSpawn) {
 }
 
 /// Applies `work` to consecutive blocks of `block_length` elements (the last may be shorter) and joins the results in order.
-pub fn map_blocks<T: Send, R: Send>(
+pub fn map_blocks<T: Sync, R: Send>(
     items: &[T],
     block_length: usize,
     threads: usize,
     work: impl Fn(&[T]) -> Vec<R> + Sync,
-) -> Vec<R>
-where
-    T: Sync,
-{
+) -> Vec<R> {
     let blocks: Vec<&[T]> = items.chunks(block_length.max(1)).collect();
     let threads = threads.clamp(1, blocks.len().max(1));
     if threads == 1 {

@@ -100,6 +100,15 @@ impl Rotation {
         rotated.as_standard_layout().into_owned().into_raw_vec_and_offset().0
     }
 
+    /// The row that a rotated one stands for.
+    pub fn turn_back(&self, rotated: &[f32]) -> Vec<f32> {
+        let mut row = self.mean.clone();
+        for (&x, axis) in rotated.iter().zip(self.axes.chunks_exact(self.dimension())) {
+            row.iter_mut().zip(axis).for_each(|(y, a)| *y += x * a);
+        }
+        row
+    }
+
     /// Rotates the direction of a query: like a row, but without taking the mean away.
     pub fn rotate_direction(&self, query: &[f32]) -> Vec<f32> {
         let dot = esr_vector::kernels().dot;

@@ -17,6 +17,7 @@ use esr_vector::kernel::BLOCK_ROWS;
 use crate::candidates::{Candidate, Candidates, TRACKED};
 use crate::confidence::Order;
 use crate::estimate::Estimator;
+use crate::list;
 use crate::page::{self, Kind, ListHeader, NULL_LIST, UNRANKED_LIST};
 use crate::store::{ExactVectors, NO_BLOCK, PageStore, RowId, StoreError};
 use crate::structure::{Structure, current};
@@ -73,6 +74,8 @@ pub struct Search {
     emitted: u64,
     tail: Option<std::vec::IntoIter<Neighbor>>,
     counters: SearchCounters,
+    /// Rows that the lists read had when they were last counted.
+    counted: f32,
 }
 
 /// A query translated for one structure.
@@ -124,6 +127,7 @@ impl Search {
             emitted: 0,
             tail: None,
             counters: SearchCounters::default(),
+            counted: 0.0,
         }
     }
 
@@ -180,7 +184,7 @@ impl Search {
         let rank = self.emitted + 1;
         let allowed = self.structure.allowance(self.options.target_recall, rank) * rank as f32;
         let score = score_of(self.structure.metric, best.distance, &self.query);
-        prepared.order.expected_above(score) <= allowed
+        prepared.order.expected_above(score) * growth(&self.counters, self.counted) <= allowed
     }
 
     /// Reads lists until the first rows can be expected to be right.
@@ -198,7 +202,8 @@ impl Search {
             }
             if self.candidates.seen() >= 2 * rank {
                 let score = self.candidates.tracked_score();
-                if self.options.target_recall < 1.0 && prepared.order.expected_above(score) <= allowed {
+                let expected = prepared.order.expected_above(score) * growth(&self.counters, self.counted);
+                if self.options.target_recall < 1.0 && expected <= allowed {
                     return Ok(());
                 }
             }
@@ -218,11 +223,12 @@ impl Search {
 
     /// Reads the next list; `false` if there is none.
     fn read_list<S: PageStore>(&mut self, store: &S) -> Result<bool, StoreError> {
-        const TRIES: usize = 8;
+        const TRIES: usize = 64;
         let prepared = self.prepared.as_mut().expect("see next");
-        let Some(next) = prepared.order.next() else { return Ok(false) };
+        let Some(next) = prepared.order.take_next() else { return Ok(false) };
         store.check_for_interrupts();
         self.counters.lists += 1;
+        self.counted += next.rows;
         for _ in 0..TRIES {
             match self.read_pages(store, next.list)? {
                 Outcome::Whole => break,
@@ -253,8 +259,8 @@ impl Search {
             let header = match page::read::<ListHeader>(&page, block, Kind::List) {
                 Ok(header) if header.epoch != epoch => return Ok(Outcome::Retrained),
                 Ok(header) if header.page.owner.get() == number => header,
-                // A head that has become something else: all lists were made anew.
-                _ if is_head && epoch_changed(store, epoch.get())? => return Ok(Outcome::Retrained),
+                // A page that has become something else: perhaps all lists were made anew.
+                _ if epoch_changed(store, epoch.get())? => return Ok(Outcome::Retrained),
                 Err(error) if is_head => return Err(error),
                 Ok(_) if is_head => {
                     return Err(StoreError::Damaged { block, problem: format!("it is not the head of list {number}") });
@@ -284,6 +290,8 @@ impl Search {
             }
             pages += 1;
             self.counters.pages += 1;
+            drop(page);
+            list::refuse_endless(store, number, block, pages)?;
             block = next;
         }
         let before = version.map_or(0, |version| version.get());
@@ -330,10 +338,10 @@ impl Search {
     fn measure(&mut self, exact: &mut dyn ExactVectors) {
         let margin = self.prepared.as_ref().expect("see next").margin;
         while let Some(Candidate { score, row }) = self.candidates.peek() {
-            if let Some(best) = self.ready.peek() {
-                if score + margin < score_of(self.structure.metric, best.distance, &self.query) {
-                    return;
-                }
+            if let Some(best) = self.ready.peek()
+                && score + margin < score_of(self.structure.metric, best.distance, &self.query)
+            {
+                return;
             }
             self.candidates.pop();
             if self.measured.insert(row) {
@@ -373,12 +381,18 @@ impl Search {
     ) -> Result<Vec<Neighbor>, StoreError> {
         self.counters.lists += 1;
         let mut rows = Vec::new();
-        crate::list::for_each_page(store, &self.structure, list, |page| {
+        list::for_each_page(store, &self.structure, list, |page| {
             let ids = page::rows_of(self.structure.layout, page).map(|(_, slot, block)| block.row(slot));
             rows.extend(ids.map(|row| Neighbor { row, distance }));
         })?;
         Ok(rows)
     }
+}
+
+/// How much larger the lists have become since their rows were counted, judged by those read: insertions do not count.
+fn growth(counters: &SearchCounters, counted: f32) -> f32 {
+    const DOUBT: f32 = 64.0;
+    ((counters.rows_scanned as f32 + DOUBT) / (counted + DOUBT)).max(1.0)
 }
 
 /// How reading a list went.

@@ -84,6 +84,16 @@ pub trait PageStore {
     /// Starts a change.
     fn edit(&self) -> Self::Edit<'_>;
 
+    /// Runs one insertion; many may run at once.
+    fn as_insertion<R>(&self, insert: impl FnOnce() -> R) -> R {
+        insert()
+    }
+
+    /// Runs something while no insertion does.
+    fn without_insertions<R>(&self, work: impl FnOnce() -> R) -> R {
+        work()
+    }
+
     /// Gives the caller's session a chance to be cancelled; called between pages, never while one is locked.
     fn check_for_interrupts(&self) {}
 }

@@ -95,10 +95,11 @@ impl ByteDirection {
 /// Those of the store, or damaged pages.
 pub fn current<S: PageStore>(store: &S, cached: &mut Option<Arc<Structure>>) -> Result<Arc<Structure>, StoreError> {
     let meta = chain::meta(store)?;
-    if let Some(structure) = cached {
-        if structure.meta.generation == meta.generation && structure.meta.tag == meta.tag {
-            return Ok(Arc::clone(structure));
-        }
+    if let Some(structure) = cached
+        && structure.meta.generation == meta.generation
+        && structure.meta.tag == meta.tag
+    {
+        return Ok(Arc::clone(structure));
     }
     let structure = Arc::new(Structure::load(store, meta)?);
     *cached = Some(Arc::clone(&structure));
@@ -251,19 +252,21 @@ impl Structure {
                     list: number,
                     centre: base + self.product(number, &direction) - norms * list.norm,
                     deviation: deviation * list.spread.max(1e-6).sqrt(),
-                    rows: list.rows as f32,
+                    // A list that was empty when rows were counted may not be now.
+                    rows: list.rows.max(1) as f32,
                 }
             })
             .collect()
     }
 
-    /// By how much an estimate may be too low, in its expected deviations, so that no more than a quarter of the rows that a
-    /// search for `target` recall may miss are missed for that.
+    /// By how much an estimate may be too low, in its expected deviations, for the row still to be measured. It covers all but
+    /// 0.6 times the share of near rows that a search for `target` recall may miss, and of those only the ones at the edge
+    /// of what was asked for are missed.
     pub fn margin(&self, target: f64) -> f32 {
         if !self.is_trained() || target >= 1.0 {
             return f32::INFINITY;
         }
-        let share = (1.0 - 0.25 * (1.0 - target)) as f32;
+        let share = (1.0 - 0.6 * (1.0 - target)) as f32;
         let place = TARGETS.partition_point(|&known| known <= share).clamp(1, TARGETS.len() - 1);
         let t = ((share - TARGETS[place - 1]) / (TARGETS[place] - TARGETS[place - 1])).clamp(0.0, 1.0);
         self.model.margins[place - 1] * (1.0 - t) + self.model.margins[place] * t

@@ -4,6 +4,8 @@
 //! to a page already visited meanwhile, so the chain of free pages is taken away first and put together again at the end;
 //! insertions can then move rows to new pages only, which lie behind.
 
+use std::collections::HashSet;
+
 use crate::chain;
 use crate::page::{self, Kind, Layout, ListHeader, META_BLOCK};
 use crate::store::{Edit, NO_BLOCK, PageStore, RowId, StoreError};
@@ -36,10 +38,12 @@ pub fn bulk_delete<S: PageStore>(
     let layout = Layout { groups: meta.groups.get().into(), has_norms };
     let mut report = VacuumReport::default();
     let mut free = Vec::new();
+    let mut in_use: HashSet<u32> = chain::blocks_of(store, Kind::Model, meta.model.get())?.into_iter().collect();
+    in_use.extend(chain::blocks_of(store, Kind::Directory, meta.directory.get())?);
     let mut block = META_BLOCK + 1;
     while block < store.block_count() {
         store.check_for_interrupts();
-        match dead_rows(store, layout, meta.epoch.get(), block, is_dead)? {
+        match dead_rows(store, layout, meta.epoch.get(), block, &in_use, is_dead)? {
             None => free.push(block),
             Some((live, dead)) => {
                 report.rows += live - dead.len() as u64;
@@ -65,6 +69,7 @@ fn dead_rows<S: PageStore>(
     layout: Layout,
     epoch: u32,
     block: u32,
+    in_use: &HashSet<u32>,
     is_dead: &mut dyn FnMut(RowId) -> bool,
 ) -> Result<Option<(u64, Vec<(usize, usize, RowId)>)>, StoreError> {
     let bytes = store.read(block)?;
@@ -72,7 +77,8 @@ fn dead_rows<S: PageStore>(
         return Ok(None);
     }
     if !page::header(&bytes).is(Kind::List) {
-        return Ok(Some((0, Vec::new())));
+        // Model and directory pages that nothing points to were left by a training that was interrupted.
+        return Ok(in_use.contains(&block).then(|| (0, Vec::new())));
     }
     let header: &ListHeader = page::read(&bytes, block, Kind::List)?;
     if header.epoch.get() != epoch {

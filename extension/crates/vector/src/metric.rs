@@ -27,6 +27,15 @@ pub fn distance(metric: Metric, a: &[f32], b: &[f32]) -> f64 {
     }
 }
 
+/// The function behind a metric, for whoever measures many pairs.
+pub fn of(metric: Metric) -> fn(&[f32], &[f32]) -> f64 {
+    match metric {
+        Metric::Cosine => cosine_distance,
+        Metric::Euclidean => l2_distance,
+        Metric::InnerProduct => |a, b| -inner_product(a, b),
+    }
+}
+
 /// One minus the cosine of the angle between `a` and `b`, clamped to `[0, 2]`; NaN if either has length zero, which
 /// PostgreSQL sorts after every number.
 ///

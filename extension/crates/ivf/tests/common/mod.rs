@@ -97,6 +97,7 @@ impl Table {
             .iter()
             .filter(|(id, _)| passes(**id))
             .filter_map(|(id, row)| row.as_ref().map(|row| (distance(metric, row, query), *id)))
+            .filter(|(distance, _)| !distance.is_nan())
             .collect();
         all.sort_by(|a, b| a.0.total_cmp(&b.0));
         all.truncate(k);
