@@ -86,7 +86,7 @@ impl System {
                         Sweep {
                             fixed: Vec::new(),
                             knob: "esr.target_recall",
-                            values: Values::List(&["0.80", "0.90", "0.95", "0.99"]),
+                            values: Values::List(&["0.80", "0.90", "0.91", "0.95", "0.96", "0.99", "0.993"]),
                         },
                         Sweep { fixed: Vec::new(), knob: "esr.probes", values: Values::Range(1, 1000) },
                     ],
