@@ -166,13 +166,13 @@ impl Mouth<'_> {
     fn through(&self, source: &[f32], from: Shape, to: Shape) -> Vec<f32> {
         const WIDTHS: [f32; 3] = [110.0, 160.0, 260.0];
         let mut out = vec![0.0; source.len()];
-        for k in 0..3 {
+        for (k, width) in WIDTHS.into_iter().enumerate() {
             let gain = |s: Shape| if k == 0 { 1.0 } else { s.1[k - 1] };
             let mut ring = Resonance::default();
             for (n, (o, s)) in out.iter_mut().zip(source).enumerate() {
                 let t = n as f32 / source.len() as f32;
                 if n % 64 == 0 {
-                    ring.tune((from.0[k] + t * (to.0[k] - from.0[k])) * self.size, WIDTHS[k]);
+                    ring.tune((from.0[k] + t * (to.0[k] - from.0[k])) * self.size, width);
                 }
                 *o += (gain(from) + t * (gain(to) - gain(from))) * ring.step(*s);
             }
