@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::nets::bert::Bert;
 use crate::nets::speech_tower::SpeechTower;
 use crate::nets::text_tower::TextTower;
+use crate::sounds::Sound;
 
 /// Everything that decides a run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -135,6 +136,9 @@ pub struct Tuning {
     pub sentence_count: usize,
     /// Steps.
     pub steps: usize,
+    /// Steps when a bundle's tower is tuned further.
+    #[serde(default)]
+    pub more_steps: usize,
     /// Texts a step: half with a style to name, half with a place to learn.
     pub batch: usize,
     /// Learning rate of the encoder; 0 leaves it as published and trains the head alone.
@@ -156,6 +160,10 @@ pub struct Tuning {
     /// 0 keeps styles as alike as the teacher sees them, 1 makes them all equally unlike.
     #[serde(default)]
     pub sharpen: f64,
+    /// Styles without training clips answer with styles that have some, weighed by the teacher's likeness with this inverse
+    /// temperature where the prompt file names none; 0 leaves them where the teacher puts them.
+    #[serde(default)]
+    pub link: f64,
 }
 
 /// What is made of training clips, by signal processing.
@@ -167,6 +175,20 @@ pub struct Augment {
     pub copies: f64,
     /// Styles made by signal processing.
     pub derived: Vec<Derived>,
+    /// Sounds of the body made from nothing, such as coughs.
+    pub sounds: Option<Sounds>,
+}
+
+/// Sounds made from nothing.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sounds {
+    /// Which ones.
+    pub kinds: Vec<Sound>,
+    /// Each kind is made once for this share of the clips of a corpus, whose speakers' roles they take over.
+    pub share: f64,
+    /// The corpus.
+    pub corpus: String,
 }
 
 /// One style made by signal processing.
@@ -263,6 +285,8 @@ pub struct Training {
     pub corpus_weight: std::collections::BTreeMap<String, f64>,
     /// Weight of all clips made by signal processing, together, against the recorded ones; 0 leaves them as they come.
     pub made_weight: f64,
+    /// The same for all sounds made from nothing.
+    pub sound_weight: f64,
     /// Train the last blocks of the speech encoder, from this layer on, over cached frames; 0 trains heads only.
     pub unfreeze_from: usize,
     /// Epochs between checkpoints.
@@ -300,6 +324,7 @@ impl Default for Training {
             alignment: 0.0,
             corpus_weight: Default::default(),
             made_weight: 0.0,
+            sound_weight: 0.0,
             unfreeze_from: 0,
             checkpoint_every: 1,
         }

@@ -15,7 +15,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::data::splits::Split;
 use crate::nets::log_mel::BANDS;
-use crate::prepare::{Form, open};
+use crate::prepare::{Form, entry_width, open};
 use crate::progress::Progress;
 use crate::prompts::{Prompts, Side};
 use crate::retrieval::{Quality, chance, judge};
@@ -62,6 +62,9 @@ pub enum Model<'a> {
     Run,
     /// An exported bundle, from the clips' files through ONNX Runtime, as in production.
     Bundle(&'a Path),
+    /// A bundle whose speech side is taken from the run's checkpoint and the cached features, after a sample of clips has shown
+    /// that the bundle gives the same.
+    Cached(&'a Path),
 }
 
 /// Clips of one corpus with the rows of each method.
@@ -83,16 +86,9 @@ pub fn evaluate(config: &Config, model: &Model<'_>, split: Split, side: Side) ->
         Tensor::from_slice(&config.speech.tower.columns_of(&cached).context("the cache lacks a layer of the tower")?);
     let (wide, plain) = (cached.pooled_width(), config.speech.tower.whisper.width);
     let mut load = |wanted: &dyn Fn(&Entry) -> bool| -> Result<(Vec<Entry>, [Tensor; 3])> {
-        let rows: Vec<usize> = (0..store.entries.len()).filter(|n| wanted(&store.entries[*n])).collect();
-        let width = wide + plain + 2 * BANDS;
-        let mut flat = Vec::with_capacity(rows.len() * width);
-        for n in &rows {
-            flat.extend(store.read(*n)?);
-        }
-        let all = Tensor::from_slice(&flat).view([-1, width as i64]);
+        let (entries, all) = store.rows(entry_width(config), wanted)?;
         let part = |from: usize, n: usize| all.narrow(1, from as i64, n as i64).copy();
-        let parts = [part(0, wide).index_select(1, &columns), part(wide, plain), part(wide + plain, 2 * BANDS)];
-        Ok((rows.iter().map(|n| store.entries[*n].clone()).collect(), parts))
+        Ok((entries, [all.index_select(1, &columns), part(wide, plain), part(wide + plain, 2 * BANDS)]))
     };
 
     // Baselines: the frozen text encoder's space, centred by the mean of all training prompts.
@@ -108,6 +104,11 @@ pub fn evaluate(config: &Config, model: &Model<'_>, split: Split, side: Side) ->
     let mut judged: Box<dyn Judge> = match model {
         Model::Run => Box::new(RunJudge::new(config)?),
         Model::Bundle(folder) => Box::new(BundleJudge::new(folder)?),
+        Model::Cached(folder) => Box::new(CachedJudge {
+            run: RunJudge::new(config)?,
+            bundle: BundleJudge::new(folder)?,
+            longest: config.data.longest,
+        }),
     };
     let mut results = vec![];
     for corpus in corpora {
@@ -245,6 +246,44 @@ impl Judge for BundleJudge {
             rows.extend(embedded.iter().map(|e| Tensor::from_slice(e.as_slice())));
         }
         Ok(Tensor::stack(&rows, 0))
+    }
+}
+
+/// Clips of each corpus that go through the bundle when its speech side is taken from the cache.
+const SAMPLE: usize = 30;
+/// Cosine by which the two may differ: 16-bit features, and other clips in the batch.
+const SAMPLE_TOLERANCE: f64 = 0.005;
+
+struct CachedJudge {
+    run: RunJudge,
+    bundle: BundleJudge,
+    longest: f32,
+}
+
+impl Judge for CachedJudge {
+    fn speech(&mut self, entries: &[Entry], pooled: &Tensor) -> Result<Tensor> {
+        let rows = self.run.speech(entries, pooled)?;
+        // The embedder averages over the windows of a long clip, the cache holds its beginning.
+        let long = |n: &usize| entries[*n].seconds >= self.longest;
+        let step = entries.len().div_ceil(SAMPLE).max(1);
+        let chosen: Vec<usize> = (0..entries.len()).filter(|n| n % step == 0 || long(n)).collect();
+        let sample: Vec<Entry> = chosen.iter().map(|n| entries[*n].clone()).collect();
+        let served = self.bundle.speech(&sample, pooled)?;
+        for (row, n) in chosen.iter().enumerate() {
+            let (own, served) = (rows.get(*n as i64), served.get(row as i64));
+            let cosine = (&own * &served).sum(Kind::Float).double_value(&[]);
+            ensure!(
+                long(n) || cosine > 1.0 - SAMPLE_TOLERANCE,
+                "the bundle is not this run's: they embed {} with cosine {cosine}",
+                entries[*n].path.display()
+            );
+            rows.get(*n as i64).copy_(&served);
+        }
+        Ok(rows)
+    }
+
+    fn texts(&mut self, config: &Config, texts: &[String]) -> Result<Tensor> {
+        self.bundle.texts(config, texts)
     }
 }
 

@@ -48,6 +48,9 @@ enum Command {
         /// Config file.
         #[arg(long)]
         config: PathBuf,
+        /// Go on from the text encoder of this bundle, which must be of the same size and styles, for text.tuning.more_steps.
+        #[arg(long)]
+        from: Option<PathBuf>,
     },
     /// Train the projections and heads (and, if the config says so, the last encoder blocks).
     ///
@@ -74,6 +77,10 @@ enum Command {
         /// Judge this exported bundle.
         #[arg(long)]
         bundle: Option<PathBuf>,
+        /// With --bundle: take the speech side from the cached features of the run that the bundle was exported from, after a
+        /// check of some clips of each corpus. Much faster.
+        #[arg(long, requires = "bundle")]
+        cached: bool,
         /// Which speakers: val or test. Corpora that are not trained on belong to test.
         #[arg(long, value_enum, default_value = "test")]
         split: Split,
@@ -126,11 +133,10 @@ fn work(arguments: Arguments) -> Result<()> {
             let added = prepare::prepare(&config, form)?;
             println!("{added} clips and copies cached in {}", prepare::folder(&config, form).display());
         }
-        Command::TuneText { config } => {
+        Command::TuneText { config, from } => {
             let config = Config::read(&config)?;
-            tune_text::tune_text(&config)?;
-            let (trained, heldout) =
-                (tune_text::accuracy(&config, Side::Train)?, tune_text::accuracy(&config, Side::Heldout)?);
+            tune_text::tune_text(&config, from.as_deref())?;
+            let [trained, heldout] = tune_text::accuracy(&config)?;
             println!(
                 "names the right style for {:.1} % of the training prompts and {:.1} % of the held-out ones",
                 100.0 * trained,
@@ -142,13 +148,17 @@ fn work(arguments: Arguments) -> Result<()> {
             train::train(&config, restart, until)?;
             println!("trained; the checkpoint is {}", checkpoint::file(&config.data.work).display());
         }
-        Command::Evaluate { config, bundle, split, prompts, json, styles, card } => {
+        Command::Evaluate { config, bundle, cached, split, prompts, json, styles, card } => {
             let config = Config::read(&config)?;
             let added = prepare::prepare(&config, Form::Pooled)?;
             if added > 0 {
                 eprintln!("{added} clips were missing in the feature cache and were added");
             }
-            let model = bundle.as_deref().map_or(Model::Run, Model::Bundle);
+            let model = match &bundle {
+                None => Model::Run,
+                Some(folder) if cached => Model::Cached(folder),
+                Some(folder) => Model::Bundle(folder),
+            };
             let results = evaluate::evaluate(&config, &model, split, prompts)?;
             print!("{}", evaluate::table(&results));
             if styles {

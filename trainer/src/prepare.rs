@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::data::Clip;
 use crate::data::manifest;
 use crate::data::splits::{Speakers, Split};
-use crate::nets::log_mel::SAMPLE_RATE;
+use crate::nets::log_mel::{BANDS, SAMPLE_RATE};
 use crate::progress::Progress;
 use crate::prompts::Prompts;
 use crate::store::{Entry, Store};
@@ -75,6 +75,12 @@ pub fn open(config: &Config, form: Form) -> Result<Store> {
     let recipe = json!({"weights": config.speech.weights, "int8": config.speech.int8, "whisper": tower.whisper, "layers": tower.layers,
         "gate": tower.gate, "trim": tower.trim, "level": tower.level, "seed": config.seed, "shortest": config.data.shortest, "longest": config.data.longest});
     Store::open(&folder(config, form), &serde_json::to_string_pretty(&recipe)?)
+}
+
+/// Number of values of an entry with pooled features: statistics of the cached layers, plain means of the last one, log-mel
+/// statistics.
+pub fn entry_width(config: &Config) -> usize {
+    config.speech.cached_tower().pooled_width() + config.speech.tower.whisper.width + 2 * BANDS
 }
 
 /// Caches whatever is not cached yet. Returns the number of entries added.

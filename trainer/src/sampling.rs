@@ -15,10 +15,14 @@ pub struct Sampler {
 
 /// Weight of each clip in sampling. Inside a corpus a class weighs as a power of its size: `class_balance` 0 keeps the
 /// sizes, 1 makes all classes equal. Corpora weigh by `corpus_weight`, else by a power of their size in the same way. Clips
-/// made by signal processing weigh `made_weight` of their corpus together, 0 counts them like recorded ones.
+/// made by signal processing weigh `made_weight` of their corpus together, sounds made from nothing `sound_weight`; 0
+/// counts them like recorded ones.
 pub fn weights(training: &Training, entries: &[Entry]) -> Vec<f64> {
-    let apart = |e: &Entry| training.made_weight > 0.0 && e.variant.starts_with("made-");
-    let group = |e: &Entry| (e.corpus.clone(), apart(e));
+    let apart = |e: &Entry| {
+        let weights = [("made-", training.made_weight), ("sound-", training.sound_weight)];
+        weights.into_iter().find(|(kind, weight)| *weight > 0.0 && e.variant.starts_with(kind))
+    };
+    let group = |e: &Entry| (e.corpus.clone(), apart(e).map(|(kind, _)| kind));
     let (mut classes, mut corpora) = (BTreeMap::new(), BTreeMap::new());
     for e in entries {
         *classes.entry((group(e), e.class())).or_insert(0.0) += 1.0;
@@ -32,7 +36,7 @@ pub fn weights(training: &Training, entries: &[Entry]) -> Vec<f64> {
         let by_size = f64::powf(corpora[name] / entries.len() as f64, 1.0 - training.corpus_balance);
         training.corpus_weight.get(name).copied().unwrap_or(by_size)
     };
-    let share = |e: &Entry| if apart(e) { training.made_weight } else { 1.0 };
+    let share = |e: &Entry| apart(e).map_or(1.0, |(_, weight)| weight);
     entries.iter().zip(&raw).map(|(e, w)| w / totals[&group(e)] * corpus(&e.corpus) * share(e)).collect()
 }
 

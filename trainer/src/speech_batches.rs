@@ -11,8 +11,8 @@ use crate::config::{Config, Training};
 use crate::data::splits::Split;
 use crate::graph::Graph;
 use crate::nets::log_mel::BANDS;
-use crate::prepare::{Form, open};
-use crate::store::{Entry, Store};
+use crate::prepare::{Form, entry_width, open};
+use crate::store::Entry;
 use crate::torch::{Params, run};
 
 /// Clips of validation speakers with their pooled features.
@@ -120,29 +120,15 @@ fn load_pooled(config: &Config) -> Result<(Vec<Entry>, Option<Validation>, Speec
     let mut store = open(config, Form::Pooled)?;
     let cached = config.speech.cached_tower();
     let columns = Tensor::from_slice(&tower.columns_of(&cached).context("the cache lacks a layer of the tower")?);
-    let mut read = |split| read_pooled(config, &mut store, split, cached.pooled_width(), &columns);
+    let width = entry_width(config);
+    let mut read = |split| -> Result<(Vec<Entry>, Tensor)> {
+        let (entries, values) = store.rows(width, |e| e.split == split && config.data.train.contains(&e.corpus))?;
+        Ok((entries, values.index_select(1, &columns)))
+    };
     let (entries, features) = read(Split::Train)?;
     let validation = Some(read(Split::Val)?).filter(|(e, _)| !e.is_empty());
     let changes = changes(&entries, &features);
     Ok((entries, validation, Speech::Pooled { features, changes, graph: tower.record_head(config.dimension) }))
-}
-
-fn read_pooled(
-    config: &Config,
-    store: &mut Store,
-    split: Split,
-    width: usize,
-    columns: &Tensor,
-) -> Result<(Vec<Entry>, Tensor)> {
-    let kept: Vec<usize> = (0..store.entries.len())
-        .filter(|n| store.entries[*n].split == split && config.data.train.contains(&store.entries[*n].corpus))
-        .collect();
-    let mut flat: Vec<f32> = Vec::with_capacity(kept.len() * width);
-    for n in &kept {
-        flat.extend_from_slice(&store.read(*n)?[..width]);
-    }
-    let entries = kept.iter().map(|n| store.entries[*n].clone()).collect();
-    Ok((entries, Tensor::from_slice(&flat).view([kept.len() as i64, width as i64]).index_select(1, columns)))
 }
 
 /// Features of altered copies minus those of their originals.

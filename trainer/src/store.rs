@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use half::f16;
 use serde::{Deserialize, Serialize};
+use tch::Tensor;
 
 use crate::data::splits::Split;
 
@@ -90,6 +91,18 @@ impl Store {
         self.data.seek(SeekFrom::Start(2 * e.offset))?;
         self.data.read_exact(&mut bytes)?;
         Ok(bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect())
+    }
+
+    /// The wanted entries and their values, one row each; all must have `width` values.
+    pub fn rows(&mut self, width: usize, wanted: impl Fn(&Entry) -> bool) -> Result<(Vec<Entry>, Tensor)> {
+        let kept: Vec<usize> = (0..self.entries.len()).filter(|n| wanted(&self.entries[*n])).collect();
+        let mut flat: Vec<f32> = Vec::with_capacity(kept.len() * width);
+        for n in &kept {
+            flat.extend(self.read(*n)?);
+        }
+        ensure!(flat.len() == kept.len() * width, "the feature cache has entries that are not {width} values long");
+        let entries = kept.iter().map(|n| self.entries[*n].clone()).collect();
+        Ok((entries, Tensor::from_slice(&flat).view([kept.len() as i64, width as i64])))
     }
 
     /// Drops a half-written line and values without a line.

@@ -1,7 +1,7 @@
 //! What the text encoders say about texts, computed once and kept beside the feature cache.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
@@ -35,12 +35,18 @@ pub fn text_features(config: &Config, texts: &[String]) -> Result<Tensor> {
 /// Pooled features `[texts, width]`, in the order of `texts`.
 pub fn pooled(config: &Config, encoder: &Encoder<'_>, texts: &[String]) -> Result<Tensor> {
     let file = cache_file(config, encoder, texts)?;
-    if let Ok(known) = Tensor::read_safetensors(&file) {
-        let known: BTreeMap<String, Tensor> = known.into_iter().collect();
-        if let Some(features) = known.get("features").filter(|f| f.size()[0] == texts.len() as i64) {
-            return Ok(features.shallow_clone());
-        }
+    let mut known = read_cache(&file).unwrap_or_default();
+    let missing: BTreeSet<&String> = texts.iter().filter(|t| !known.contains_key(*t)).collect();
+    if !missing.is_empty() {
+        let missing: Vec<String> = missing.into_iter().cloned().collect();
+        known.extend(compute(config, encoder, &missing)?);
+        write_cache(&file, &known)?;
     }
+    Ok(Tensor::stack(&texts.iter().map(|t| &known[t]).collect::<Vec<_>>(), 0))
+}
+
+/// Rows of texts that are not cached.
+fn compute(config: &Config, encoder: &Encoder<'_>, texts: &[String]) -> Result<BTreeMap<String, Tensor>> {
     let (params, net, tokenizer): (Params, _, _) = match encoder {
         Encoder::Published => (encoders::text(config)?, &config.text.tower.bert, &config.text.tokenizer),
         Encoder::Tuned => (tune_text::load(config)?, &config.text.tower.bert, &config.text.tokenizer),
@@ -56,22 +62,32 @@ pub fn pooled(config: &Config, encoder: &Encoder<'_>, texts: &[String]) -> Resul
     // Texts of like length share a batch, so that little is padding.
     let mut order: Vec<usize> = (0..texts.len()).collect();
     order.sort_by_key(|n| texts[*n].len());
-    let mut rows: Vec<Option<Tensor>> = (0..texts.len()).map(|_| None).collect();
+    let mut rows = BTreeMap::new();
     for batch in order.chunks(BATCH) {
         let chosen: Vec<String> = batch.iter().map(|n| texts[*n].clone()).collect();
         let (ids, mask) = tokenizer.encode(&chosen)?;
         let out = no_grad(|| run(&graph, &params, &[("input_ids", &ids), ("attention_mask", &mask)], false));
         for (row, n) in batch.iter().enumerate() {
-            rows[*n] = Some(out["pooled"].get(row as i64).copy());
+            rows.insert(texts[*n].clone(), out["pooled"].get(row as i64).copy());
         }
         progress.advance(batch.len() as u64);
     }
     progress.finish();
-    let rows: Vec<Tensor> = rows.into_iter().flatten().collect();
-    let features = Tensor::stack(&rows, 0);
-    Tensor::write_safetensors(&[("features", &features)], &file)
-        .with_context(|| format!("cannot write {}", file.display()))?;
-    Ok(features)
+    Ok(rows)
+}
+
+fn read_cache(file: &Path) -> Option<BTreeMap<String, Tensor>> {
+    let mut parts: BTreeMap<String, Tensor> = Tensor::read_safetensors(file).ok()?.into_iter().collect();
+    let (features, texts) = (parts.remove("features")?, Vec::<u8>::try_from(parts.remove("texts")?).ok()?);
+    let texts: Vec<String> = serde_json::from_slice(&texts).ok()?;
+    (texts.len() as i64 == features.size()[0]).then(|| texts.into_iter().zip(features.unbind(0)).collect())
+}
+
+fn write_cache(file: &Path, known: &BTreeMap<String, Tensor>) -> Result<()> {
+    let features = Tensor::stack(&known.values().collect::<Vec<_>>(), 0);
+    let texts = Tensor::from_slice(&serde_json::to_vec(&known.keys().collect::<Vec<_>>())?);
+    Tensor::write_safetensors(&[("features", &features), ("texts", &texts)], file)
+        .with_context(|| format!("cannot write {}", file.display()))
 }
 
 fn cache_file(config: &Config, encoder: &Encoder<'_>, texts: &[String]) -> Result<PathBuf> {
@@ -93,9 +109,12 @@ fn cache_file(config: &Config, encoder: &Encoder<'_>, texts: &[String]) -> Resul
                 .context("the text tower is not tuned yet; run `esr-trainer tune-text` with this config first")?;
             hash.update(format!("tuned {written:?}"));
         }
+        // One file for all texts: the teacher is slow, and is read once a run.
         Encoder::Teacher(t) => hash.update(serde_json::to_vec(&(&t.weights, &t.bert))?),
     }
-    texts.iter().for_each(|t| hash.update(format!("{t}\n")));
+    if !matches!(encoder, Encoder::Teacher(_)) {
+        texts.iter().for_each(|t| hash.update(format!("{t}\n")));
+    }
     let name: String = hash.finalize().iter().take(8).map(|b| format!("{b:02x}")).collect();
     Ok(folder.join(format!("{name}.safetensors")))
 }

@@ -33,12 +33,12 @@ use crate::{tune_text, warm_start};
 #[derive(Debug, Default, Serialize)]
 struct Metrics {
     epoch: usize,
-    contrastive: f64,
-    classifier: f64,
-    alignment: f64,
-    discriminator: f64,
+    /// Mean over the epoch of each loss that is on.
+    #[serde(flatten)]
+    losses: BTreeMap<&'static str, f64>,
     temperature: f64,
-    /// Mean average precision on the speakers kept for choosing settings, over corpora and styles.
+    /// Mean average precision on the speakers kept for choosing settings, over corpora and styles; every fifth epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
     validation: Option<f64>,
 }
 
@@ -88,8 +88,9 @@ pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()>
                 initialise(graph, &mut params);
             }
             params.insert("log_temperature".into(), Tensor::from(t.temperature as f32).log());
-            if config.text.tuning.is_some() {
+            if let Some(tuning) = &config.text.tuning {
                 params.extend(tune_text::load(config)?.into_iter().filter(|(n, _)| n.starts_with("text.head.")));
+                tune_text::link(tuning.link, &prompts, &styles, &mut params);
             }
             standardise(&mut params, &speech, &table.features);
             if let (Speech::Pooled { features, .. }, true) = (&speech, t.warm_start > 0.0) {
@@ -144,6 +145,10 @@ pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()>
 
             let domains: Vec<usize> = rows.iter().map(|r| domain(config, &entries[*r].corpus)).collect();
             let mut loss = Tensor::zeros([], (Kind::Float, Device::Cpu));
+            let mut add = |name, term: Tensor, weight: f64| {
+                *line.losses.entry(name).or_default() += term.double_value(&[]) / steps as f64;
+                loss += term * weight;
+            };
             if t.classifier > 0.0 {
                 let logits = if t.tied_classifier {
                     let classes = class_texts(&table, &styles, &text_graph, &state.params);
@@ -152,8 +157,7 @@ pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()>
                     run(&class_graph, &state.params, &[("x", &raw)], true)["logits"].shallow_clone()
                 };
                 let term = soft_cross_entropy(&logits, &marks(rows.iter().map(|r| &entries[*r]), &styles));
-                line.classifier += term.double_value(&[]) / steps as f64;
-                loss += term * t.classifier;
+                add("classifier", term, t.classifier);
             }
             if t.alignment > 0.0 {
                 if config.text.tuning.is_none() {
@@ -164,8 +168,7 @@ pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()>
                 let cosine: Tensor = &embedding * target;
                 let term: Tensor =
                     1.0 - cosine.sum_dim_intlist([1i64].as_slice(), false, Kind::Float).mean(Kind::Float);
-                line.alignment += term.double_value(&[]) / steps as f64;
-                loss += term * t.alignment;
+                add("alignment", term, t.alignment);
             }
             if epoch >= t.contrastive_from && t.contrastive > 0.0 {
                 let positives = t
@@ -173,8 +176,7 @@ pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()>
                     .then(|| positives(rows.iter().map(|r| &entries[*r]), chosen.iter().map(|p| &table.styles[*p])));
                 let apart = (t.domains.len() > 1).then(|| hide_pairs(&domains));
                 let term = contrastive(&embedding, &text, &temperature, positives.as_ref(), apart.as_ref());
-                line.contrastive += term.double_value(&[]) / steps as f64;
-                loss += term * t.contrastive;
+                add("contrastive", term, t.contrastive);
             }
             if epoch >= t.discriminator_from && t.discriminator > 0.0 {
                 let judged = |x: &Tensor| {
@@ -182,8 +184,7 @@ pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()>
                         .shallow_clone()
                 };
                 let term = modality(&judged(&embedding), &judged(&text));
-                line.discriminator += term.double_value(&[]) / steps as f64;
-                loss += term * t.discriminator;
+                add("discriminator", term, t.discriminator);
             }
             ensure!(
                 loss.requires_grad(),
@@ -210,7 +211,7 @@ pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()>
         }
         progress.remark(format!(
             "steps, loss {:.3}, validation {:.3}",
-            line.contrastive + line.alignment,
+            line.losses.values().sum::<f64>(),
             line.validation.unwrap_or(f64::NAN)
         ));
         writeln!(metrics, "{}", serde_json::to_string(&line)?)?;

@@ -9,6 +9,7 @@ use crate::augment;
 use crate::config::{Augment, Manner};
 use crate::data::Clip;
 use crate::data::splits::Split;
+use crate::sounds::{Sound, sound};
 
 /// One form of a clip.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -19,6 +20,8 @@ pub enum Variant {
     Copy(usize),
     /// A copy with another manner of speaking.
     Made(Manner),
+    /// No copy at all: a sound of the body that the clip only lends its speaker's role and the seed.
+    Sound(Sound),
 }
 
 impl Manner {
@@ -43,17 +46,18 @@ impl Variant {
             Self::Original => "original".into(),
             Self::Copy(n) => format!("copy-{n}"),
             Self::Made(manner) => format!("made-{}", manner.style()),
+            Self::Sound(kind) => format!("sound-{}", kind.style()),
         }
     }
 }
 
-/// The forms of a clip that are cached, the original first.
+/// The forms of a clip that are cached, the original first; only training speakers' clips have others.
 pub fn variants(config: &Augment, clip: &Clip, split: Split, seed: u64) -> Vec<Variant> {
     let mut random = generator(seed, clip, "choice");
     let mut all = vec![Variant::Original];
     for derived in &config.derived {
         let drawn = random.random::<f64>() < derived.share;
-        if drawn && derived.corpora.contains(&clip.corpus) {
+        if drawn && split == Split::Train && derived.corpora.contains(&clip.corpus) {
             all.push(Variant::Made(derived.kind));
         }
     }
@@ -61,16 +65,23 @@ pub fn variants(config: &Augment, clip: &Clip, split: Split, seed: u64) -> Vec<V
         let more = usize::from(random.random::<f64>() < config.copies.fract());
         all.extend((0..config.copies as usize + more).map(Variant::Copy));
     }
+    if let Some(sounds) = config.sounds.as_ref().filter(|s| s.corpus == clip.corpus && split == Split::Train) {
+        let mut random = generator(seed, clip, "sounds");
+        all.extend(
+            sounds.kinds.iter().filter(|_| random.random::<f64>() < sounds.share).map(|kind| Variant::Sound(*kind)),
+        );
+    }
     all
 }
 
-/// The styles of a form: a made manner replaces "neutral" and joins everything else.
+/// The styles of a form: a made manner replaces "neutral" and joins everything else, a sound replaces all.
 pub fn styles(clip: &Clip, variant: Variant) -> Vec<String> {
     match variant {
         Variant::Made(manner) => {
             let kept = clip.styles.iter().filter(|s| *s != "neutral" && *s != manner.style());
             kept.cloned().chain([manner.style().to_string()]).collect()
         }
+        Variant::Sound(kind) => vec![kind.style().to_string()],
         _ => clip.styles.clone(),
     }
 }
@@ -82,6 +93,7 @@ pub fn render(samples: &[f32], clip: &Clip, variant: Variant, seed: u64) -> Vec<
         Variant::Original => return samples.to_vec(),
         Variant::Copy(_) => disturb(samples, &mut random),
         Variant::Made(manner) => make(samples, manner, &mut random),
+        Variant::Sound(kind) => sound(kind, &mut random),
     };
     let peak = out.iter().fold(0.0f32, |m, s| m.max(s.abs()));
     if peak > 0.99 {

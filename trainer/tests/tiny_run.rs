@@ -118,6 +118,15 @@ heldout = { adjective = ["hushed whispered"] }
 name = "fast"
 train = { adjective = ["fast", "rapid"], gerund = ["hurrying"], noun = ["speed"] }
 heldout = { adjective = ["quick fast"] }
+[[style]]
+name = "coughing"
+train = { adjective = ["coughing"], gerund = ["coughing"], noun = ["a cough"] }
+heldout = { adjective = ["hacking cough"] }
+[[style]]
+name = "bored"
+like = ["calm"]
+train = { adjective = ["bored"], gerund = ["yawning"], noun = ["boredom"] }
+heldout = { adjective = ["weary bored"] }
 "#;
 
 /// Tones of three kinds by eight speakers, with a manifest and a split of the speakers.
@@ -166,7 +175,7 @@ fn config(root: &Path, work: &str, tuning: bool) -> Config {
         "{{ family = \"bert\", vocabulary = {words}, width = 12, hidden = 24, layers = 1, heads = 2, positions = 32, epsilon = 1e-12 }}"
     );
     let tuned = format!(
-        "[text.tuning]\nweights = {0:?}\ntokenizer = {1:?}\nbert = {bert}\nprompts_per_style = 4\nwords = 10\nsentences = {2:?}\nsentence_count = 2\nsteps = 40\nbatch = 16\nrate = 1e-3\nhead_rate = 1e-2\nnaming = 1.0\nplacing = 1.0\nsharpness = 8.0\nsharpen = 0.3\n",
+        "[text.tuning]\nweights = {0:?}\ntokenizer = {1:?}\nbert = {bert}\nprompts_per_style = 4\nwords = 10\nsentences = {2:?}\nsentence_count = 2\nsteps = 40\nmore_steps = 4\nbatch = 16\nrate = 1e-3\nhead_rate = 1e-2\nnaming = 1.0\nplacing = 1.0\nsharpness = 8.0\nsharpen = 0.3\nlink = 8.0\n",
         at("bert.safetensors"),
         at("vocab.txt"),
         at("sentences.txt")
@@ -208,6 +217,7 @@ projection = {{ hidden = 0, dropout = 0.0, standardise = {standardise} }}
 [augment]
 copies = 1.0
 derived = [{{ kind = "fast", share = 0.5, corpora = ["tones"] }}]
+sounds = {{ kinds = ["coughing"], share = 0.5, corpus = "tones" }}
 [training]
 epochs = 8
 steps = 6
@@ -230,7 +240,7 @@ learn_temperature = true
         bert_file = at("bert.safetensors"),
         vocab = at("vocab.txt"),
         standardise = !tuning,
-        bank = if tuning { "bank = { styles = 4, sharpness = 8.0 }" } else { "" },
+        bank = if tuning { "bank = { styles = 6, sharpness = 8.0 }" } else { "" },
         tuning = if tuning { tuned.as_str() } else { "" },
         extra = if tuning { "tied_classifier = true\nwarm_start = 0.5\ndomains = [[\"tones\"]]\n" } else { "" },
     );
@@ -275,6 +285,7 @@ fn the_whole_path_on_tiny_networks() {
     }
     let lines = std::fs::read_to_string(broken.data.work.join("metrics.jsonl")).unwrap();
     assert_eq!(lines.lines().count(), 8);
+    assert!(lines.contains("contrastive") && !lines.contains("alignment"), "only losses that are on are reported");
 
     let results = evaluate(&whole, &Model::Run, Split::Test, Side::Heldout).unwrap();
     let got = results[0].methods[OURS].ensemble.precision;
@@ -284,7 +295,7 @@ fn the_whole_path_on_tiny_networks() {
     let tuned = config(root, "tuned", true);
     std::fs::create_dir_all(&tuned.data.work).unwrap();
     std::fs::rename(whole.data.work.join("pooled"), tuned.data.work.join("pooled")).unwrap();
-    tune_text(&tuned).unwrap();
+    tune_text(&tuned, None).unwrap();
     train(&tuned, false, None).unwrap();
     let bundle = root.join("bundle");
     let tag = export(&tuned, &bundle, Precision::Int8).unwrap();
@@ -294,6 +305,14 @@ fn the_whole_path_on_tiny_networks() {
     let (a, b) = (cached[0].methods[OURS].single.precision, served[0].methods[OURS].single.precision);
     assert!((a - b).abs() < 0.02, "cached features rank at {a}, the bundle at {b}");
     assert!(bundle.join("MODEL_CARD.md").exists());
+    evaluate(&tuned, &Model::Cached(&bundle), Split::Test, Side::Heldout).unwrap();
+
+    // Another run is noticed; a bundle's text tower can go on learning.
+    tune_text(&tuned, Some(&bundle)).unwrap();
+    let mut shorter = tuned.clone();
+    shorter.training.epochs = 1;
+    train(&shorter, true, None).unwrap();
+    assert!(evaluate(&tuned, &Model::Cached(&bundle), Split::Test, Side::Heldout).is_err());
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::torch::Params;
 /// Marks a name whose matrix is stored `[in, out]` already.
 pub const READY: &str = "@in_out";
 
-/// All float initialisers; renamed matrices end in `.weight` + [`READY`].
+/// All float initialisers, and the int8 ones of our own exports as floats; renamed matrices end in `.weight` + [`READY`].
 pub fn read(path: &Path) -> Result<Params> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     let model =
@@ -29,7 +29,8 @@ pub fn read(path: &Path) -> Result<Params> {
         });
     }
     let mut found = Params::new();
-    for tensor in graph.initializer.into_iter().filter(|t| t.data_type == pb::FLOAT) {
+    let (floats, others): (Vec<_>, Vec<_>) = graph.initializer.into_iter().partition(|t| t.data_type == pb::FLOAT);
+    for tensor in floats {
         let elements: i64 = tensor.dims.iter().product();
         let values = if tensor.float_data.is_empty() {
             ensure!(tensor.raw_data.len() as i64 == 4 * elements, "initialiser {} is incomplete", tensor.name);
@@ -39,6 +40,12 @@ pub fn read(path: &Path) -> Result<Params> {
         };
         let name = matrices.get(&tensor.name).cloned().unwrap_or(tensor.name);
         found.insert(name.replace("model.model.0.", "model.0."), values);
+    }
+    for tensor in others.into_iter().filter(|t| t.data_type == pb::INT8) {
+        let Some(name) = tensor.name.strip_suffix(".int8") else { continue };
+        let scale = found.remove(&format!("{name}.scale")).with_context(|| format!("{name} has no scale"))?;
+        let bytes = Tensor::from_data_size(&tensor.raw_data, &tensor.dims, Kind::Int8);
+        found.insert(name.into(), bytes.to_kind(Kind::Float) * scale);
     }
     Ok(found)
 }
