@@ -102,6 +102,14 @@ impl TableVectors {
         }
     }
 
+    /// Refuses a row that lies beyond the table's end.
+    #[inline]
+    fn require_in_table(&mut self, row: RowId) {
+        if row.block >= self.blocks {
+            self.count_blocks(row);
+        }
+    }
+
     /// The table may have grown since it was opened; an index that points beyond its end is damaged.
     #[cold]
     fn count_blocks(&mut self, row: RowId) {
@@ -120,9 +128,7 @@ impl TableVectors {
     /// the next call.
     #[inline]
     fn fetch(&mut self, row: RowId, snapshot: pg_sys::Snapshot) -> Option<Datum> {
-        if row.block >= self.blocks {
-            self.count_blocks(row);
-        }
+        self.require_in_table(row);
         // SAFETY: `open` made fetch and slot for this table.
         unsafe {
             if !pg_missing::index_fetch_tuple(self.fetch, item_pointer(row), snapshot, self.slot) {
@@ -204,6 +210,12 @@ impl Distances {
     /// Distances from a query under a metric, a row on the operator's left.
     pub fn new(vectors: TableVectors, query: &[f32], metric: Metric) -> Self {
         Self { vectors, query: query.to_vec(), distance: distance_of(metric) }
+    }
+
+    /// Refuses a row that lies beyond the table's end: an error that names the index.
+    #[inline]
+    pub fn require_in_table(&mut self, row: RowId) {
+        self.vectors.require_in_table(row);
     }
 
     /// The table's rows, for another query or to close them.

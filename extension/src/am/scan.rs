@@ -131,6 +131,8 @@ pub unsafe extern "C-unwind" fn amgettuple(
         }
         let found = running.search.next(&IndexPages::of(index), &mut running.distances);
         let Some(Neighbor { row, .. }) = or_raise(found.map_err(IndexError::of(index))) else { return false };
+        // Rows without a distance were not measured, so nobody has looked yet where they point.
+        running.distances.require_in_table(row);
         scan.xs_heaptid = item_pointer(row);
         scan.xs_recheck = false;
         // Rows come in the order of their exact distances as far as the target recall asks for it. The executor's own

@@ -82,10 +82,10 @@ pub fn maintain<S: PageStore>(
     if should_learn && retrain::retrain(store, &structure, table, options)? {
         report.retrained = true;
     } else {
-        for number in 0..structure.lists.len() {
-            if counts[number].is_wasteful(structure.layout.rows()) {
-                report.freed += compact::compact(store, &structure, number as u32)?;
-                counts[number] = count_list(store, &structure, number as u32)?;
+        for (number, count) in (0..).zip(&mut counts) {
+            if count.is_wasteful(structure.layout.rows()) {
+                report.freed += compact::compact(store, &structure, number)?;
+                *count = count_list(store, &structure, number)?;
             }
         }
         let (lists, wanted) = (structure.list_count().max(1), wanted_lists(&structure, report.rows, options));

@@ -272,7 +272,7 @@ impl Layout {
     /// axis at most.
     pub fn most_groups(dimension: usize, has_norms: bool) -> usize {
         let norms = if has_norms { 4 * BLOCK_ROWS } else { 0 };
-        let room = |blocks: usize| ((CONTENT_BYTES - size_of::<ListHeader>()) / blocks - NORMS - norms) / 16 & !1;
+        let room = |blocks: usize| (((CONTENT_BYTES - size_of::<ListHeader>()) / blocks - NORMS - norms) / 16) & !1;
         // The kernel's 16-bit sums hold 256 groups; two blocks a page leave room for fewer.
         (4 * dimension).min(if dimension > 960 { 254.min(room(1)) } else { room(2) }).max(2)
     }

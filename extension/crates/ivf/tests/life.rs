@@ -21,7 +21,10 @@ fn add(store: &MemoryStore, table: &mut Table, row: Option<Vec<f32>>) -> RowId {
 
 fn assert_sound(store: &MemoryStore, table: &Table, what: &str) {
     let mut rows = BTreeSet::new();
-    let report = check(store, |row| drop(rows.insert(row))).unwrap();
+    let report = check(store, |row| {
+        rows.insert(row);
+    })
+    .unwrap();
     assert!(report.problems.is_empty(), "{what}: {:?}", report.problems);
     assert_eq!(rows, table.rows.keys().copied().collect(), "{what}");
 }
@@ -89,7 +92,9 @@ fn quality(store: &MemoryStore, table: &Table, queries: &[Vec<f32>]) -> (f64, f6
     for query in queries {
         let mut search = search(store, query, 0.95);
         let mut exact = Exact { table, metric: Metric::Cosine, query };
-        (0..10).for_each(|_| drop(search.next(store, &mut exact).unwrap()));
+        for _ in 0..10 {
+            search.next(store, &mut exact).unwrap();
+        }
         scanned += search.counters().rows_scanned;
     }
     (got, scanned as f64 / queries.len() as f64)
@@ -157,7 +162,10 @@ fn a_crash_after_any_edit_leaves_an_index() {
         tried += 1;
         let crashed = store.crashed_after(crash);
         let mut rows = BTreeSet::new();
-        let report = check(&crashed, |row| drop(rows.insert(row))).unwrap();
+        let report = check(&crashed, |row| {
+            rows.insert(row);
+        })
+        .unwrap();
         assert!(report.problems.is_empty(), "after edit {crash} of {edits}: {:?}", report.problems);
         let (_, must) = sure.iter().rev().find(|(after, _)| *after <= crash).unwrap();
         assert!(must.is_subset(&rows), "after edit {crash} of {edits}: {} rows lost", must.difference(&rows).count());
