@@ -76,7 +76,7 @@ impl System {
                 access_method: "esr_ivf",
                 column_type: "esr_vector(512)",
                 preload: false,
-                filtering: &[],
+                filtering: &[("esr.probes", "0"), ("esr.target_recall", "0.95")],
                 variants: vec![Variant {
                     label: "default".into(),
                     create_index: "CREATE INDEX clips_style ON clips USING esr_ivf (style esr_vector_cosine_ops)"
