@@ -13,7 +13,7 @@ use std::ptr::null_mut;
 
 use esr_ivf::{ExactVectors, RowId};
 use esr_vector::{Metric, metric};
-use pgrx::varlena::{varatt_is_1b_e, varatt_is_4b_u};
+use pgrx::varlena::varatt_is_1b_e;
 use pgrx::{pg_sys, pg_sys::Datum};
 
 use super::pg_missing;
@@ -40,8 +40,6 @@ pub struct TableVectors {
     value: Value,
     /// For copies of values that are not plain in their row.
     scratch: pg_sys::MemoryContext,
-    /// Whether much of the table is probably not in memory, so that asking for pages early pays.
-    is_large: bool,
     /// Pages of the table when they were last counted.
     blocks: u32,
     index: Index,
@@ -84,7 +82,6 @@ impl TableVectors {
                 ),
                 blocks,
                 index,
-                is_large: i64::from(blocks) > i64::from(pg_sys::NBuffers) / 2,
             }
         }
     }
@@ -164,7 +161,7 @@ impl TableVectors {
     ) -> Result<T, VectorError> {
         // SAFETY: the value is of the index's column, an esr_vector; it outlives this call, and a copy outlives `read`.
         unsafe {
-            if varatt_is_4b_u(value.cast_mut_ptr()) {
+            if datum::is_plain(value) {
                 return read(datum::vector(value)?);
             }
             let outside = pg_sys::MemoryContextSwitchTo(self.scratch);
@@ -173,29 +170,6 @@ impl TableVectors {
             pg_sys::MemoryContextReset(self.scratch);
             result
         }
-    }
-
-    /// Asks for the pages of rows that will be read soon.
-    fn prefetch(&mut self, rows: &[RowId]) {
-        if !self.is_large {
-            return;
-        }
-        let mut last = None;
-        for row in rows {
-            if last.replace(row.block) != Some(row.block) {
-                // SAFETY: the table is open. A block that is not there any more is left alone by PostgreSQL.
-                unsafe { pg_sys::PrefetchBuffer(self.table, pg_sys::ForkNumber::MAIN_FORKNUM, row.block) };
-            }
-        }
-    }
-}
-
-/// The function behind a metric's operator.
-pub fn distance_of(metric: Metric) -> fn(&[f32], &[f32]) -> f64 {
-    match metric {
-        Metric::Cosine => metric::cosine_distance,
-        Metric::Euclidean => metric::l2_distance,
-        Metric::InnerProduct => |a, b| -metric::inner_product(a, b),
     }
 }
 
@@ -209,7 +183,7 @@ pub struct Distances {
 impl Distances {
     /// Distances from a query under a metric, a row on the operator's left.
     pub fn new(vectors: TableVectors, query: &[f32], metric: Metric) -> Self {
-        Self { vectors, query: query.to_vec(), distance: distance_of(metric) }
+        Self { vectors, query: query.to_vec(), distance: metric::of(metric) }
     }
 
     /// Refuses a row that lies beyond the table's end: an error that names the index.
@@ -240,10 +214,6 @@ impl ExactVectors for Distances {
             Ok(distance) => Some(distance),
             Err(error) => SqlError::from(error).raise(),
         }
-    }
-
-    fn prefetch(&mut self, rows: &[RowId]) {
-        self.vectors.prefetch(rows);
     }
 }
 

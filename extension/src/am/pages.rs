@@ -1,8 +1,7 @@
 //! The index's pages: PostgreSQL's buffers behind `esr_ivf::PageStore`. Knows buffers and WAL, not what is on a page.
 //!
-//! A page is PostgreSQL's 24-byte header and 8,168 bytes of ours. There is no free space in the middle as far as
-//! PostgreSQL knows (`pd_lower` is at the end), because generic WAL does not log what lies between `pd_lower` and
-//! `pd_upper`.
+//! A page is PostgreSQL's 24-byte header and 8,168 bytes of ours. `pd_lower` is where our content ends and only zeros follow,
+//! because generic WAL does not log what lies between `pd_lower` and `pd_upper`.
 //!
 //! Unsafe is allowed here. A page is pinned and locked from `read` or `open` until its guard is dropped, so the bytes
 //! lent out stay where they are and as they are. While a panic unwinds, guards do nothing: what unwinds is an error of the
@@ -201,7 +200,7 @@ unsafe fn content_of(page: pg_sys::Page) -> *mut [u8] {
     std::ptr::slice_from_raw_parts_mut(unsafe { page.cast::<u8>().add(HEADER_BYTES) }, CONTENT_BYTES)
 }
 
-/// Whether a page's header is as [`initialise`] writes it.
+/// Whether a page's header is as [`mark_end`] leaves it.
 ///
 /// # Safety
 /// `page` is a whole page that does not change meanwhile.
@@ -233,10 +232,7 @@ unsafe fn mark_end(page: pg_sys::Page) {
 /// `page` is a whole page, locked for writing.
 unsafe fn initialise(page: pg_sys::Page) {
     // SAFETY: as the caller says.
-    unsafe {
-        pg_sys::PageInit(page, pg_sys::BLCKSZ as usize, 0);
-        (*page.cast::<pg_sys::PageHeaderData>()).pd_lower = pg_sys::BLCKSZ as u16;
-    }
+    unsafe { pg_sys::PageInit(page, pg_sys::BLCKSZ as usize, 0) };
 }
 
 fn not_ours(block: BlockNumber) -> StoreError {

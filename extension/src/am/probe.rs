@@ -6,12 +6,13 @@
 use std::collections::BinaryHeap;
 
 use esr_ivf::{Search, SearchCounters, SearchOptions};
+use esr_vector::metric;
 use pgrx::pg_sys;
 use serde_json::json;
 
 use super::IndexError;
 use super::cache;
-use super::exact::{Distances, TableVectors, distance_of};
+use super::exact::{Distances, TableVectors};
 use super::key::{Space, with_vector};
 use super::pages::IndexPages;
 use super::relation::{AsOwner, OpenIndex};
@@ -170,7 +171,7 @@ fn exact(
     let structure = cache::structure(index, &IndexPages::of(index))?;
     let space = Space::new(index, structure.dimension(), Tag(structure.tag()));
     queries.iter().try_for_each(|query| space.check_query(&query.as_vector()))?;
-    let distance = distance_of(structure.metric());
+    let distance = metric::of(structure.metric());
     let mut nearest: Vec<BinaryHeap<Ordered>> = queries.iter().map(|_| BinaryHeap::new()).collect();
     visible_rows(open, snapshot, &mut |_, value| {
         let Some(value) = value else { return Ok(()) };

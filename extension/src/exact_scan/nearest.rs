@@ -2,26 +2,7 @@
 
 use std::collections::BinaryHeap;
 
-/// A row of a table: block and line pointer in one number, in the order in which a scan meets them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct RowId(u64);
-
-impl RowId {
-    /// The row at a line pointer of a block.
-    pub fn new(block: u32, line: u16) -> Self {
-        Self(u64::from(block) << 16 | u64::from(line))
-    }
-
-    /// Its block.
-    pub fn block(self) -> u32 {
-        (self.0 >> 16) as u32
-    }
-
-    /// Its line pointer.
-    pub fn line(self) -> u16 {
-        self.0 as u16
-    }
-}
+use esr_ivf::RowId;
 
 /// A distance as `ORDER BY` ranks it: numbers, then NaN, then NULL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -100,6 +81,7 @@ impl Nearest {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::am::relation::{item_pointer, row_id};
 
     #[test]
     fn distances_rank_as_sql_sorts_them() {
@@ -129,7 +111,7 @@ mod tests {
                 n => Some((n % 301) as f64 - 150.0),
             })
             .collect();
-        let rows = |i: usize| RowId::new(i as u32 / 7, (i % 7 + 1) as u16);
+        let rows = |i: usize| RowId { block: i as u32 / 7, offset: (i % 7 + 1) as u16 };
         let mut sorted: Vec<usize> = (0..distances.len()).collect();
         sorted.sort_by_key(|i| (Rank::of(distances[*i]), rows(*i)));
         for limit in [1, 2, 10, 996, 997, 5000] {
@@ -145,8 +127,8 @@ mod tests {
 
     #[test]
     fn a_row_keeps_its_place() {
-        let row = RowId::new(u32::MAX - 1, 291);
-        assert_eq!((row.block(), row.line()), (u32::MAX - 1, 291));
-        assert!(RowId::new(1, 65535) < RowId::new(2, 1));
+        let row = row_id(item_pointer(RowId { block: u32::MAX - 1, offset: 291 }));
+        assert_eq!((row.block, row.offset), (u32::MAX - 1, 291));
+        assert!(RowId { block: 1, offset: 65535 } < RowId { block: 2, offset: 1 });
     }
 }

@@ -9,12 +9,13 @@
 
 use std::ffi::{CStr, c_int};
 
+use esr_ivf::RowId;
 use esr_vector::metric;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::pg_sys::{self, Datum, NodeTag};
 use pgrx::{PgMemoryContexts, PgSqlErrorCode};
 
-use super::nearest::{Nearest, RowId};
+use super::nearest::Nearest;
 use super::order::pointers;
 use super::path::{Details, new_node};
 use super::rows::{self, Rows};
@@ -174,7 +175,7 @@ unsafe extern "C-unwind" fn next_row(state: *mut pg_sys::ScanState) -> *mut pg_s
             return rows::clear(slot);
         };
         if !rows::fetch((*state).ss_currentRelation, (*executor).es_snapshot, row, slot) {
-            let message = format!("row ({},{}) was there a moment ago", row.block(), row.line());
+            let message = format!("row ({},{}) was there a moment ago", row.block, row.offset);
             SqlError::new(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, message).raise();
         }
         slot

@@ -5,10 +5,11 @@
 //! Unsafe is allowed here. A row is valid until the next one is asked for: until then the scan holds its page.
 #![allow(unsafe_code)]
 
+use esr_ivf::RowId;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::pg_sys::{self, Datum};
 
-use super::nearest::RowId;
+use crate::am::relation::{item_pointer, row_id};
 use crate::datum::prefetch;
 
 /// What the CPU is asked for of each row as soon as its page is open: enough to have the row's address translated and its
@@ -99,7 +100,7 @@ impl Rows {
             let (header, bytes) = self.current.row(line);
             self.tuple.t_data = header;
             self.tuple.t_len = bytes as u32;
-            self.tuple.t_self = item_pointer(RowId::new(self.current.block, line));
+            self.tuple.t_self = item_pointer(RowId { block: self.current.block, offset: line });
             Some(Row { tuple: &raw mut self.tuple, buffer: self.current.buffer })
         }
     }
@@ -201,8 +202,7 @@ impl Row {
     #[inline]
     pub unsafe fn id(self) -> RowId {
         // SAFETY: as the caller says.
-        let place = unsafe { (*self.tuple).t_self };
-        RowId::new(u32::from(place.ip_blkid.bi_hi) << 16 | u32::from(place.ip_blkid.bi_lo), place.ip_posid)
+        row_id(unsafe { (*self.tuple).t_self })
     }
 
     /// The value of a column, `None` for NULL. Takes nothing apart but what lies before it, and not even that where
@@ -249,12 +249,4 @@ pub unsafe fn clear(slot: *mut pg_sys::TupleTableSlot) -> *mut pg_sys::TupleTabl
         }
     }
     slot
-}
-
-fn item_pointer(row: RowId) -> pg_sys::ItemPointerData {
-    let block = row.block();
-    pg_sys::ItemPointerData {
-        ip_blkid: pg_sys::BlockIdData { bi_hi: (block >> 16) as u16, bi_lo: block as u16 },
-        ip_posid: row.line(),
-    }
 }

@@ -124,9 +124,4 @@ pub trait ExactVectors {
     /// The distance of a row to the query under the index's metric as the operator computes it; `None` if the row is
     /// not visible to the search, or is gone.
     fn distance(&mut self, row: RowId) -> Option<f64>;
-
-    /// Says that the rows will be measured soon.
-    fn prefetch(&mut self, rows: &[RowId]) {
-        let _ = rows;
-    }
 }
