@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::calibrate;
 use crate::chain;
 use crate::insert::Key;
-use crate::load::Loader;
+use crate::load::{Loaded, Loader};
 use crate::page::{self, FIRST_LIST, Kind, META_BLOCK, Meta, PageHeader};
 use crate::store::{Edit, NO_BLOCK, PageStore, RowId, StoreError};
 use crate::structure::{self, metric_number};
@@ -126,7 +126,7 @@ pub fn build_empty<S: PageStore>(store: &S, options: &BuildOptions) -> Result<()
 }
 
 /// Codes and writes all rows, then the directory and the model; the meta page last, which makes them the index.
-pub(crate) fn load<S: PageStore>(
+fn load<S: PageStore>(
     store: &S,
     rows: &mut dyn RowSource,
     trained: &Trained,
@@ -134,20 +134,41 @@ pub(crate) fn load<S: PageStore>(
     epoch: u32,
     progress: &mut dyn Progress,
 ) -> Result<BuildReport, StoreError> {
-    let mut loader = Loader::new(store, trained, options, epoch);
-    let mut failure = None;
-    rows.scan(&mut |row, key| {
-        if failure.is_none() {
-            failure = loader.add(row, key).err();
-            progress.done(1);
-        }
-    });
-    if let Some(error) = failure {
-        return Err(error);
-    }
-    let loaded = loader.finish()?;
+    let loaded = load_rows(store, rows, trained, options, epoch, progress)?;
     publish(store, trained, options, epoch, &loaded)?;
     Ok(BuildReport { rows: loaded.rows, lists: loaded.entries.len() as u32 - FIRST_LIST })
+}
+
+/// Codes and writes all rows to pages that nothing points to yet.
+pub(crate) fn load_rows<S: PageStore>(
+    store: &S,
+    rows: &mut dyn RowSource,
+    trained: &Trained,
+    options: &BuildOptions,
+    epoch: u32,
+    progress: &mut dyn Progress,
+) -> Result<Loaded, StoreError> {
+    let mut loader = Loader::new(store, trained, options, epoch);
+    try_scan(rows, |row, key| {
+        loader.add(row, key)?;
+        progress.done(1);
+        Ok(())
+    })?;
+    loader.finish()
+}
+
+/// Shows every row until one fails.
+pub(crate) fn try_scan(
+    rows: &mut dyn RowSource,
+    mut each: impl FnMut(RowId, Key<'_>) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let mut result = Ok(());
+    rows.scan(&mut |row, key| {
+        if result.is_ok() {
+            result = each(row, key);
+        }
+    });
+    result
 }
 
 /// Writes model and directory and points the meta page at them.
@@ -156,7 +177,7 @@ pub(crate) fn publish<S: PageStore>(
     trained: &Trained,
     options: &BuildOptions,
     epoch: u32,
-    loaded: &crate::load::Loaded,
+    loaded: &Loaded,
 ) -> Result<(), StoreError> {
     let model = postcard::to_stdvec(&trained.model).expect("a model of numbers can be written");
     let first_model = chain::write_stream(store, Kind::Model, &model)?;
@@ -181,11 +202,7 @@ pub(crate) fn publish<S: PageStore>(
 }
 
 /// Writes the directory, last page first; returns the first.
-fn write_directory<S: PageStore>(
-    store: &S,
-    trained: &Trained,
-    loaded: &crate::load::Loaded,
-) -> Result<u32, StoreError> {
+fn write_directory<S: PageStore>(store: &S, trained: &Trained, loaded: &Loaded) -> Result<u32, StoreError> {
     let axes = trained.model.rotation.axis_count();
     let per_page = page::entries_per_page(axes);
     let mut next = NO_BLOCK;

@@ -17,6 +17,7 @@ use crate::confidence::Order;
 use crate::estimate::Estimator;
 use crate::list;
 use crate::page::{self, FIRST_LIST, RANKS, TARGETS};
+use crate::random::normal;
 use crate::store::{PageStore, RowId, StoreError};
 use crate::structure::{Structure, current};
 
@@ -121,11 +122,6 @@ fn sample_rows<S: PageStore>(
         }
     }
     Ok(rows)
-}
-
-/// A normal variable, near enough.
-pub(crate) fn normal(random: &mut ChaCha8Rng) -> f32 {
-    (0..12).map(|_| random.random::<f32>()).sum::<f32>() - 6.0
 }
 
 /// A query of the calibration.

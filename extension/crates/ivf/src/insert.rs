@@ -34,10 +34,11 @@ pub fn insert<S: PageStore>(
     key: Key<'_>,
 ) -> Result<Inserted, StoreError> {
     let (list, stored) = code(structure, row, key);
-    store.as_insertion(|| put_on_head(store, structure, list, &stored))
+    store.as_insertion(|| put_in_list(store, structure, list, &stored))
 }
 
-fn put_on_head<S: PageStore>(
+/// Adds a coded row to its list; whoever calls sees to it that the index is not trained anew meanwhile.
+pub(crate) fn put_in_list<S: PageStore>(
     store: &S,
     structure: &Structure,
     list: u32,
@@ -76,7 +77,7 @@ pub fn code(structure: &Structure, row: RowId, key: Key<'_>) -> (u32, StoredRow)
 ///
 /// # Errors
 /// Those of the store.
-pub fn put<S: PageStore>(
+fn put<S: PageStore>(
     store: &S,
     edit: &mut S::Edit<'_>,
     layout: Layout,

@@ -7,10 +7,10 @@
 use ndarray::{ArrayView2, linalg::general_mat_mul};
 use rand::Rng;
 use rand::SeedableRng;
-use rand::seq::index;
 use rand_chacha::ChaCha8Rng;
 
 use crate::parallel;
+use crate::random::some_rows;
 
 const ROUNDS: usize = 8;
 const GLOBAL_ROUNDS: usize = 2;
@@ -29,10 +29,10 @@ pub fn train(points: &[f32], axes: usize, k: usize, seed: u64, threads: usize, p
         return points.to_vec();
     }
     if k <= SMALL {
-        return lloyd(points, axes, start(points, axes, k, &mut random), ROUNDS, threads, &mut random, pause);
+        return lloyd(points, axes, some_rows(points, axes, k, &mut random), ROUNDS, threads, &mut random, pause);
     }
     let coarse_count = (k as f64).sqrt().ceil() as usize;
-    let coarse = start(points, axes, coarse_count, &mut random);
+    let coarse = some_rows(points, axes, coarse_count, &mut random);
     let coarse = lloyd(points, axes, coarse, ROUNDS, threads, &mut random, pause);
     let nearest = assign(points, axes, &coarse, threads);
     let mut members = vec![Vec::new(); coarse_count];
@@ -46,7 +46,7 @@ pub fn train(points: &[f32], axes: usize, k: usize, seed: u64, threads: usize, p
         let share = (k_left * size).div_ceil(rows_left.max(1)).min(k_left).min(size);
         rows_left -= size;
         if share > 0 {
-            let first = start(cluster, axes, share, &mut random);
+            let first = some_rows(cluster, axes, share, &mut random);
             centroids.extend(lloyd(cluster, axes, first, ROUNDS, threads, &mut random, pause));
             k_left -= share;
         }
@@ -95,12 +95,6 @@ fn largest_difference(a: &[f32], b: &[f32]) -> (usize, f32) {
 
 fn squared(vector: &[f32]) -> f32 {
     (esr_vector::kernels().dot)(vector, vector)
-}
-
-/// Distinct points to start from.
-fn start(points: &[f32], axes: usize, k: usize, random: &mut ChaCha8Rng) -> Vec<f32> {
-    let rows = points.len() / axes;
-    index::sample(random, rows, k.min(rows)).iter().flat_map(|i| points[i * axes..(i + 1) * axes].to_vec()).collect()
 }
 
 fn lloyd(
@@ -175,7 +169,7 @@ mod tests {
     fn clusters_are_found_and_coarse_first_costs_little() {
         let points = clustered_data(4000, 8, 100, 3);
         let mut random = ChaCha8Rng::seed_from_u64(1);
-        let flat = lloyd(&points, 8, start(&points, 8, 100, &mut random), 10, 1, &mut random, &mut || ());
+        let flat = lloyd(&points, 8, some_rows(&points, 8, 100, &mut random), 10, 1, &mut random, &mut || ());
         let coarse_first = train(&points, 8, 100, 1, 2, &mut || ());
         assert_eq!(coarse_first.len(), 800);
         let (flat, coarse_first) = (error(&points, 8, &flat), error(&points, 8, &coarse_first));

@@ -25,6 +25,7 @@ pub mod memory;
 pub mod page;
 pub mod parallel;
 pub mod quantiser;
+mod random;
 pub mod retrain;
 pub mod rotation;
 pub mod search;

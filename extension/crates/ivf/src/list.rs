@@ -58,13 +58,18 @@ pub fn for_each_page<S: PageStore>(
     Err(StoreError::Damaged { block: head, problem: format!("the pages of list {list} do not hold together") })
 }
 
-/// The pages of a list, head first; only while nobody else moves rows (vacuum alone does).
+/// Shows every page of a list, head first; only while nobody else moves rows (vacuum alone does).
 ///
 /// # Errors
 /// Those of the store, or a damaged page.
-pub fn blocks<S: PageStore>(store: &S, list: u32, head: BlockNumber) -> Result<Vec<BlockNumber>, StoreError> {
-    let mut blocks = Vec::new();
+pub fn visit<S: PageStore>(
+    store: &S,
+    list: u32,
+    head: BlockNumber,
+    mut show: impl FnMut(BlockNumber, &ListHeader),
+) -> Result<(), StoreError> {
     let mut block = head;
+    let mut pages = 0;
     while block != NO_BLOCK {
         store.check_for_interrupts();
         let page = store.read(block)?;
@@ -73,12 +78,23 @@ pub fn blocks<S: PageStore>(store: &S, list: u32, head: BlockNumber) -> Result<V
             let problem = format!("it belongs to list {}, not to list {list}", header.page.owner.get());
             return Err(StoreError::Damaged { block, problem });
         }
-        blocks.push(block);
+        show(block, header);
+        pages += 1;
         let next = header.page.next.get();
         drop(page);
-        refuse_endless(store, list, block, blocks.len() as u32)?;
+        refuse_endless(store, list, block, pages)?;
         block = next;
     }
+    Ok(())
+}
+
+/// The pages of a list, as [`visit`] shows them.
+///
+/// # Errors
+/// As [`visit`].
+pub fn blocks<S: PageStore>(store: &S, list: u32, head: BlockNumber) -> Result<Vec<BlockNumber>, StoreError> {
+    let mut blocks = Vec::new();
+    visit(store, list, head, |block, _| blocks.push(block))?;
     Ok(blocks)
 }
 

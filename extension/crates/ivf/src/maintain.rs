@@ -10,7 +10,7 @@ use crate::calibrate;
 use crate::chain;
 use crate::compact;
 use crate::list;
-use crate::page::{self, FIRST_LIST, Kind, ListEntry, ListHeader};
+use crate::page::{self, FIRST_LIST, Kind, ListEntry};
 use crate::retrain;
 use crate::split;
 use crate::store::{Edit, NO_BLOCK, PageStore, RowId, StoreError};
@@ -64,11 +64,7 @@ pub fn maintain<S: PageStore>(
     let mut structure = current(store, &mut None)?;
     if structure.meta.moving_from.get() != NO_BLOCK {
         // A split was interrupted. Its rows are all there, if not all where they are looked for first.
-        chain::change_meta(store, |meta| {
-            meta.moving_from = NO_BLOCK.into();
-            meta.moving_to = NO_BLOCK.into();
-            meta.generation = (meta.generation.get() + 1).into();
-        })?;
+        split::set_moving(store, None)?;
         structure = current(store, &mut None)?;
     }
     let mut counts = count(store, &structure)?;
@@ -147,15 +143,13 @@ fn count<S: PageStore>(store: &S, structure: &Structure) -> Result<Vec<Count>, S
 
 fn count_list<S: PageStore>(store: &S, structure: &Structure, number: u32) -> Result<Count, StoreError> {
     let mut count = Count { rows: 0, pages: 0, version: 0 };
-    for block in list::blocks(store, number, structure.lists[number as usize].head)? {
-        let page = store.read(block)?;
-        let header: &ListHeader = page::read(&page, block, Kind::List)?;
+    list::visit(store, number, structure.lists[number as usize].head, |_, header| {
         if header.is_head.get() != 0 {
             count.version = header.version.get();
         }
         count.rows += u64::from(header.live.get());
         count.pages += 1;
-    }
+    })?;
     Ok(count)
 }
 

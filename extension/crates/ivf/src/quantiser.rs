@@ -8,11 +8,11 @@
 
 use esr_vector::kernel::BLOCK_ROWS;
 use rand::SeedableRng;
-use rand::seq::index;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::allocation::{self, Group};
+use crate::random::{normal, some_rows};
 
 /// Numbers that a nibble can stand for.
 pub const CODES: usize = 16;
@@ -36,11 +36,8 @@ impl Quantiser {
     /// axis.
     pub fn train(rotated: &[f32], variances: &[f32], group_count: usize, seed: u64) -> Self {
         let axes = variances.len();
-        let rows = rotated.len() / axes;
-        let mut random = ChaCha8Rng::seed_from_u64(seed);
-        let chosen = index::sample(&mut random, rows, rows.min(TRAINING_ROWS));
-        let mut left: Vec<f32> =
-            chosen.iter().flat_map(|row| rotated[row * axes..(row + 1) * axes].iter().copied()).collect();
+        let mut left = some_rows(rotated, axes, TRAINING_ROWS, &mut ChaCha8Rng::seed_from_u64(seed));
+        let rows = left.len() / axes;
         let mut quantiser =
             Self { groups: allocation::groups(variances, group_count), centres: Vec::new(), errors: Vec::new() };
         for (place, group) in quantiser.groups.clone().into_iter().enumerate() {
@@ -58,7 +55,7 @@ impl Quantiser {
         }
         let mean_square = |axis: usize| {
             let sum: f32 = left.iter().skip(axis).step_by(axes).map(|x| x * x).sum();
-            sum / chosen.len().max(1) as f32
+            sum / rows.max(1) as f32
         };
         // The training rows are not quite strangers to the codebook; a tenth more is what other rows were seen to miss by.
         quantiser.errors = (0..axes).map(|axis| 1.1 * mean_square(axis)).collect();
@@ -67,11 +64,10 @@ impl Quantiser {
 
     /// Codes for rows that are only known to have these variances: an index without rows to learn from.
     pub fn untrained(variances: &[f32], group_count: usize, seed: u64) -> Self {
-        use rand::Rng;
         let mut random = ChaCha8Rng::seed_from_u64(seed);
-        let mut normal = || (0..12).map(|_| random.random::<f32>()).sum::<f32>() - 6.0;
-        let rows: Vec<f32> =
-            (0..1024).flat_map(|_| variances.iter().map(|v| v.sqrt() * normal()).collect::<Vec<_>>()).collect();
+        let rows: Vec<f32> = (0..1024)
+            .flat_map(|_| variances.iter().map(|v| v.sqrt() * normal(&mut random)).collect::<Vec<_>>())
+            .collect();
         Self::train(&rows, variances, group_count, seed)
     }
 

@@ -8,12 +8,11 @@ use std::collections::HashSet;
 use crate::build::{self, BuildOptions, RowSource, Silent};
 use crate::calibrate;
 use crate::chain;
-use crate::insert::{Key, code, put};
+use crate::insert::{Key, code, put_in_list};
 use crate::list;
-use crate::load::Loader;
 use crate::maintain::TableVectors;
 use crate::page::{self, FIRST_LIST, Kind, NULL_LIST};
-use crate::store::{Edit, PageStore, RowId, StoreError};
+use crate::store::{PageStore, RowId, StoreError};
 use crate::structure::{Structure, current};
 use crate::train;
 
@@ -35,17 +34,7 @@ pub fn retrain<S: PageStore>(
     }
     drop(sample);
     let epoch = structure.meta.epoch.get() + 1;
-    let mut loader = Loader::new(store, &trained, options, epoch);
-    let mut failure = None;
-    rows.scan(&mut |row, key| {
-        if failure.is_none() {
-            failure = loader.add(row, key).err();
-        }
-    });
-    if let Some(error) = failure {
-        return Err(error);
-    }
-    let loaded = loader.finish()?;
+    let loaded = build::load_rows(store, &mut rows, &trained, options, epoch, &mut Silent)?;
     let known: HashSet<RowId> = rows.rows.iter().map(|row| row.row).collect();
     let old = old_pages(store, structure)?;
     store.without_insertions(|| {
@@ -54,27 +43,15 @@ pub fn retrain<S: PageStore>(
         build::publish(store, &trained, options, epoch, &loaded)?;
         let new = current(store, &mut None)?;
         let mut late = IndexRows { rows: late, structure, table: &mut *rows.table };
-        let mut failure = None;
-        late.scan(&mut |row, key| {
-            if failure.is_none() {
-                failure = add(store, &new, row, key).err();
-            }
-        });
-        failure.map_or(Ok(()), Err)
+        build::try_scan(&mut late, |row, key| {
+            let (list, stored) = code(&new, row, key);
+            put_in_list(store, &new, list, &stored).map(drop)
+        })
     })?;
     // Pages that came to the old lists meanwhile are found by the next vacuum: they belong to an epoch that is over.
     chain::free(store, &old)?;
     calibrate::calibrate(store, options.seed)?;
     Ok(true)
-}
-
-fn add<S: PageStore>(store: &S, structure: &Structure, row: RowId, key: Key<'_>) -> Result<(), StoreError> {
-    let (list, stored) = code(structure, row, key);
-    let mut edit = store.edit();
-    let head = edit.open(structure.lists[list as usize].head)?;
-    put(store, &mut edit, structure.layout, head, &stored)?;
-    edit.commit();
-    Ok(())
 }
 
 /// A row in the index.

@@ -67,6 +67,8 @@ pub struct Search {
     structure: Arc<Structure>,
     options: SearchOptions,
     query: Vec<f32>,
+    /// Squared length of the query; only Euclidean scores need it.
+    squared: f64,
     prepared: Option<Prepared>,
     candidates: Candidates,
     ready: BinaryHeap<Measured>,
@@ -116,10 +118,15 @@ impl Search {
     /// A search for the rows nearest to a query of the index's dimension.
     pub fn new(structure: Arc<Structure>, query: &[f32], options: SearchOptions) -> Self {
         let prepared = structure.normalised(query).map(|query| Prepared::new(&structure, &query, options));
+        let squared = match structure.metric {
+            Metric::Euclidean => esr_vector::metric::norm(query).powi(2),
+            Metric::Cosine | Metric::InnerProduct => 0.0,
+        };
         Self {
             structure,
             options,
             query: query.to_vec(),
+            squared,
             prepared,
             candidates: Candidates::default(),
             ready: BinaryHeap::new(),
@@ -183,7 +190,7 @@ impl Search {
         }
         let rank = self.emitted + 1;
         let allowed = self.structure.allowance(self.options.target_recall, rank) * rank as f32;
-        let score = score_of(self.structure.metric, best.distance, &self.query);
+        let score = score_of(self.structure.metric, best.distance, self.squared);
         prepared.order.expected_above(score) * growth(&self.counters, self.counted) <= allowed
     }
 
@@ -268,7 +275,7 @@ impl Search {
                 // The page was given back since its address was read.
                 _ => return Ok(Outcome::Moved),
             };
-            let _ = *version.get_or_insert(header.version);
+            version.get_or_insert(header.version);
             let next = header.page.next.get();
             if next != NO_BLOCK {
                 store.prefetch(next);
@@ -339,7 +346,7 @@ impl Search {
         let margin = self.prepared.as_ref().expect("see next").margin;
         while let Some(Candidate { score, row }) = self.candidates.peek() {
             if let Some(best) = self.ready.peek()
-                && score + margin < score_of(self.structure.metric, best.distance, &self.query)
+                && score + margin < score_of(self.structure.metric, best.distance, self.squared)
             {
                 return;
             }
@@ -423,13 +430,10 @@ impl Prepared {
 }
 
 /// The score that a distance stands for; larger is nearer.
-fn score_of(metric: Metric, distance: f64, query: &[f32]) -> f32 {
+fn score_of(metric: Metric, distance: f64, query_squared: f64) -> f32 {
     match metric {
         Metric::Cosine => (1.0 - distance) as f32,
         Metric::InnerProduct => -distance as f32,
-        Metric::Euclidean => {
-            let norm = esr_vector::metric::norm(query);
-            (0.5 * (norm * norm - distance * distance)) as f32
-        }
+        Metric::Euclidean => (0.5 * (query_squared - distance * distance)) as f32,
     }
 }

@@ -36,23 +36,25 @@ pub fn split<S: PageStore>(store: &S, number: u32, parts: usize, options: &Build
     let structure = current(store, &mut None)?;
     let Some(mut parts) = plan(store, &structure, number, parts, options)? else { return Ok(false) };
     let first_new = structure.lists.len() as u32;
-    chain::change_meta(store, |meta| {
-        meta.moving_from = number.into();
-        meta.moving_to = first_new.into();
-        meta.generation = (meta.generation.get() + 1).into();
-    })?;
+    set_moving(store, Some((number, first_new)))?;
     for part in &mut parts[1..] {
         part.head = new_head(store, &structure, part.number)?;
         append_entry(store, &structure, part)?;
     }
     rewrite_entry(store, &structure, &parts[0])?;
     move_rows(store, &structure, &parts)?;
-    chain::change_meta(store, |meta| {
-        meta.moving_from = NO_BLOCK.into();
-        meta.moving_to = NO_BLOCK.into();
-        meta.generation = (meta.generation.get() + 1).into();
-    })?;
+    set_moving(store, None)?;
     Ok(true)
+}
+
+/// Says on the meta page from which list rows are moving, and from which number on the lists are that they move to.
+pub(crate) fn set_moving<S: PageStore>(store: &S, moving: Option<(u32, u32)>) -> Result<(), StoreError> {
+    let (from, to) = moving.unwrap_or((NO_BLOCK, NO_BLOCK));
+    chain::change_meta(store, |meta| {
+        meta.moving_from = from.into();
+        meta.moving_to = to.into();
+        meta.generation = (meta.generation.get() + 1).into();
+    })
 }
 
 /// Finds centroids for the parts; the first one takes the old list's place.

@@ -124,7 +124,7 @@ impl Structure {
             return Err(damaged("the parts of its model do not belong together"));
         }
         let metric = metric(meta.metric.get()).ok_or_else(|| damaged("its metric is unknown"))?;
-        let layout = Layout { groups: model.quantiser.group_count(), has_norms: metric == Metric::Euclidean };
+        let layout = layout(&meta);
         let shift = model.rotation.rotate_direction(&model.rotation.mean);
         let mut structure = Self { meta, metric, layout, model, lists: Vec::new(), centroids: Vec::new(), shift };
         structure.load_directory(store)?;
@@ -315,6 +315,11 @@ pub fn normalised(metric: Metric, vector: &[f32]) -> Option<Vec<f32>> {
         return None;
     }
     Some(vector.iter().map(|&x| (f64::from(x) / norm) as f32).collect())
+}
+
+/// How rows lie on the list pages of an index.
+pub fn layout(meta: &Meta) -> Layout {
+    Layout { groups: meta.groups.get().into(), has_norms: metric(meta.metric.get()) == Some(Metric::Euclidean) }
 }
 
 /// The metric that a number on the meta page stands for.

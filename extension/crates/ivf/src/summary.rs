@@ -1,7 +1,7 @@
 //! What can be said of an index from its meta page: for the planner, which asks often, and for people.
 
 use crate::chain;
-use crate::page::{FIRST_LIST, Layout, Meta, RANKS};
+use crate::page::{FIRST_LIST, Meta, RANKS};
 use crate::store::{PageStore, StoreError};
 use crate::structure;
 
@@ -97,11 +97,7 @@ impl Summary {
     pub fn estimate(&self, rows: f64, wanted: f64, target_recall: f64) -> Estimate {
         let lists = f64::from(self.lists().max(1));
         let wanted = wanted.clamp(1.0, rows.max(1.0));
-        let layout = Layout {
-            groups: self.meta.groups.get().into(),
-            has_norms: self.metric() == Some(esr_vector::Metric::Euclidean),
-        };
-        let per_page = layout.rows().max(1) as f64;
+        let per_page = structure::layout(&self.meta).rows().max(1) as f64;
         if !self.is_trained() || target_recall >= 1.0 {
             return Estimate { lists, rows, pages: rows / per_page + lists, measured: rows };
         }

@@ -3,10 +3,7 @@
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// A normal variable, near enough.
-pub fn normal(random: &mut ChaCha8Rng) -> f32 {
-    (0..12).map(|_| random.random::<f32>()).sum::<f32>() - 6.0
-}
+use crate::random::normal;
 
 /// Rows that vary in few directions: `rows x dimension`.
 pub fn flat_data(rows: usize, dimension: usize, inner: usize, seed: u64) -> Vec<f32> {

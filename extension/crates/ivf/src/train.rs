@@ -1,6 +1,5 @@
 //! What a build learns from a sample: directions, codes, centroids, and how rows scatter around them.
 
-use rand::seq::index;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -12,6 +11,7 @@ use crate::estimate::error_of_codes;
 use crate::k_means;
 use crate::page::{Layout, TARGETS};
 use crate::quantiser::Quantiser;
+use crate::random::{normal, some_rows};
 use crate::rotation::Rotation;
 use crate::structure::Model;
 
@@ -56,9 +56,13 @@ pub fn train(
     }
     let dimension = options.dimension as usize;
     let rows = sample.len() / dimension;
-    let some = subset(sample, dimension, ROTATION_ROWS.max(8 * dimension), options.seed);
-    let rotation = Rotation::train(&some, dimension, options.seed);
-    drop(some);
+    let enough = ROTATION_ROWS.max(8 * dimension);
+    let rotation = if rows <= enough {
+        Rotation::train(sample, dimension, options.seed)
+    } else {
+        let some = some_rows(sample, dimension, enough, &mut ChaCha8Rng::seed_from_u64(options.seed));
+        Rotation::train(&some, dimension, options.seed)
+    };
     pause();
     let rotated = rotation.rotate_rows(sample);
     let axes = rotation.axis_count();
@@ -123,7 +127,7 @@ fn margins(
         let mut query = sample[own * dimension..(own + 1) * dimension].to_vec();
         if number % 2 == 1 {
             let noise = dot(&query, &query).sqrt() * calibrate::NOISE / (dimension as f32).sqrt();
-            query.iter_mut().for_each(|x| *x += noise * calibrate::normal(&mut random));
+            query.iter_mut().for_each(|x| *x += noise * normal(&mut random));
         }
         let direction = rotation.rotate_direction(&query);
         let outside = (dot(&query, &query) - dot(&direction, &direction)).max(0.0);
@@ -153,13 +157,4 @@ fn margins(
         shortfalls.get(place.min(shortfalls.len().saturating_sub(1))).map_or(3.0, |&shortfall| shortfall.max(0.0))
     };
     TARGETS.iter().map(|&share| quantile(share)).collect()
-}
-
-fn subset(sample: &[f32], dimension: usize, most: usize, seed: u64) -> Vec<f32> {
-    let rows = sample.len() / dimension;
-    if rows <= most {
-        return sample.to_vec();
-    }
-    let chosen = index::sample(&mut ChaCha8Rng::seed_from_u64(seed), rows, most);
-    chosen.iter().flat_map(|row| sample[row * dimension..(row + 1) * dimension].iter().copied()).collect()
 }

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use crate::chain;
 use crate::page::{self, Kind, Layout, ListHeader, META_BLOCK};
 use crate::store::{Edit, NO_BLOCK, PageStore, RowId, StoreError};
-use crate::structure::metric;
+use crate::structure;
 
 /// What a vacuum found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -34,8 +34,7 @@ pub fn bulk_delete<S: PageStore>(
 ) -> Result<VacuumReport, StoreError> {
     chain::change_meta(store, |meta| meta.free = NO_BLOCK.into())?;
     let meta = chain::meta(store)?;
-    let has_norms = metric(meta.metric.get()) == Some(esr_vector::Metric::Euclidean);
-    let layout = Layout { groups: meta.groups.get().into(), has_norms };
+    let layout = structure::layout(&meta);
     let mut report = VacuumReport::default();
     let mut free = Vec::new();
     let mut in_use: HashSet<u32> = chain::blocks_of(store, Kind::Model, meta.model.get())?.into_iter().collect();
