@@ -34,7 +34,7 @@ pub(crate) const NOISE: f32 = 1.5;
 
 /// How much of the way from the target to 1 is aimed at: some rows are missed because of their codes
 /// ([`Structure::margin`]), and queries differ from those tried here.
-const SAFETY: f32 = 0.3;
+const SAFETY: f32 = 0.2;
 
 /// Measures and writes the calibration.
 ///
@@ -49,10 +49,11 @@ pub fn calibrate<S: PageStore>(store: &S, seed: u64) -> Result<(), StoreError> {
     let count = (ROWS_TIMES_QUERIES / rows).clamp(FEWEST_QUERIES as u64, MOST_QUERIES as u64) as usize;
     let mut random = ChaCha8Rng::seed_from_u64(seed ^ 0x5ca1ab1e);
     let seeds = sample_rows(store, &structure, 2 * count, &mut random)?;
+    let errors = Errors::table(&mut random);
     let mut queries: Vec<Query> = Vec::new();
-    for (number, (row, decoded)) in seeds.into_iter().enumerate() {
+    for (number, seed) in seeds.into_iter().enumerate() {
         let beside = number % 2 == 1;
-        queries.push(Query::new(&structure, row, &decoded, beside, &mut random));
+        queries.push(Query::new(&structure, seed, beside, &errors, &mut random));
     }
     score_all(store, &structure, &mut queries)?;
     let mut tables = [[[0.0f32; TARGETS.len()]; RANKS.len()]; 2];
@@ -128,19 +129,54 @@ fn sample_rows<S: PageStore>(
 struct Query {
     beside: bool,
     estimator: Estimator,
-    /// The row it was made from, which would find itself.
-    own: Option<RowId>,
+    /// The row it was made from, which would find itself; to queries beside the rows no row is planted so near either.
+    own: RowId,
     /// Best rows so far with their lists, unsorted.
     best: Vec<(f32, u32)>,
     above: f32,
+    errors: Errors,
+}
+
+/// Stands in for what the codes do not say: exact scores scatter around the estimates, and more rows are lifted above a
+/// high score than pushed below it. Drawn from a table, as it is needed for every row and every query.
+struct Errors {
+    table: Arc<[f32]>,
+    deviation: f32,
+    state: u32,
+}
+
+impl Errors {
+    const SIZE: usize = 4096;
+
+    fn table(random: &mut ChaCha8Rng) -> Arc<[f32]> {
+        (0..Self::SIZE).map(|_| normal(random)).collect()
+    }
+
+    fn next(&mut self) -> f32 {
+        self.state = self.state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        self.deviation * self.table[(self.state >> 20) as usize % Self::SIZE]
+    }
+
+    /// What an error hardly exceeds.
+    fn most(&self) -> f32 {
+        4.0 * self.deviation
+    }
 }
 
 impl Query {
-    fn new(structure: &Structure, row: RowId, decoded: &[f32], beside: bool, random: &mut ChaCha8Rng) -> Self {
+    fn new(
+        structure: &Structure,
+        (row, decoded): (RowId, Vec<f32>),
+        beside: bool,
+        errors: &Arc<[f32]>,
+        random: &mut ChaCha8Rng,
+    ) -> Self {
         let shift = structure.rotated_mean();
+        let (rotation, quantiser) = (&structure.model.rotation, &structure.model.quantiser);
         let mut rotated: Vec<f32> = decoded.iter().zip(shift).map(|(x, shift)| x + shift).collect();
+        rotated.iter_mut().zip(quantiser.errors()).for_each(|(x, error)| *x += error.sqrt() * normal(random));
         let length = |vector: &[f32]| (esr_vector::kernels().dot)(vector, vector).sqrt();
-        let mut squared = length(&rotated).powi(2);
+        let mut squared = length(&rotated).powi(2) + rotation.left_out;
         if beside {
             let list = random.random_range(FIRST_LIST..structure.lists.len() as u32);
             let step = structure.lists[list as usize].step;
@@ -153,7 +189,8 @@ impl Query {
             squared = length(&rotated).powi(2) + noise * noise * outside as f32;
         }
         let estimator = Estimator::new(structure, rotated, 0.0, squared);
-        Self { beside, estimator, own: (!beside).then_some(row), best: Vec::new(), above: f32::NEG_INFINITY }
+        let errors = Errors { table: Arc::clone(errors), deviation: estimator.error, state: random.random() };
+        Self { beside, estimator, own: row, best: Vec::new(), above: f32::NEG_INFINITY, errors }
     }
 
     fn add(&mut self, score: f32, list: u32) {
@@ -179,14 +216,15 @@ impl Query {
         let mut found: Vec<f32> = Vec::new();
         let mut hits = 0;
         let mut steps = Vec::new();
+        let mut look_at = 0;
         while let Some(next) = order.take_next() {
             found.extend(best.iter().filter(|(_, list)| *list == next.list).map(|(score, _)| *score));
             hits += truth.iter().filter(|(_, list)| *list == next.list).count();
-            let is_last = order.is_exhausted();
             // As searches do, look at the expectation less often the longer it takes.
-            if found.len() < rank || (!order.taken().is_multiple_of(1 + order.taken() / 8) && !is_last) {
+            if found.len() < rank || (order.taken() < look_at && !order.is_exhausted()) {
                 continue;
             }
+            look_at = order.taken() + 1 + order.taken() / 8;
             found.sort_unstable_by(|a, b| b.total_cmp(a));
             let expected = order.expected_above(found[rank - 1]) / rank as f32;
             let recall = hits as f32 / rank as f32;
@@ -253,12 +291,11 @@ fn score_all<S: PageStore>(store: &S, structure: &Arc<Structure>, queries: &mut 
                 }
                 for query in queries.iter_mut() {
                     query.estimator.tables.scores(block.codes(), &mut scores);
+                    let most = query.errors.most();
                     for slot in (0..BLOCK_ROWS).filter(|slot| live >> slot & 1 == 1) {
-                        if scores[slot] > query.above {
-                            let norm = 0.5 * block.norm(slot);
-                            if query.own != Some(block.row(slot)) {
-                                query.add(scores[slot] - norm, number);
-                            }
+                        if scores[slot] + most > query.above && query.own != block.row(slot) {
+                            let score = scores[slot] - 0.5 * block.norm(slot) + query.errors.next();
+                            query.add(score, number);
                         }
                     }
                 }
