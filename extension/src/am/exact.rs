@@ -1,8 +1,7 @@
 //! Exact vectors of the table's rows: the second seam of `esr-ivf`. Knows tables and snapshots, not what is searched for.
 //!
-//! A scan measures its last few candidates here, a hundred or so for each query, so a row must cost about a microsecond:
-//! one slot is used for all, a plain column is read straight from the row, and only a value that has to be fetched from
-//! elsewhere is copied.
+//! A scan measures its last few candidates here, a hundred or so for each query, so a row must cost about a microsecond: a
+//! column of a heap is read straight from the page, and only a value that has to be fetched from elsewhere is copied.
 //!
 //! Unsafe is allowed here. Pointers are PostgreSQL's: the slot holds a pin on the page of the last row, and what is read
 //! from it is used before the next row is asked for. [`TableVectors::close`] gives everything back; after an error the
@@ -16,6 +15,7 @@ use esr_vector::{Metric, metric};
 use pgrx::varlena::varatt_is_1b_e;
 use pgrx::{pg_sys, pg_sys::Datum};
 
+use super::heap_rows::HeapRows;
 use super::pg_missing;
 use super::relation::{Index, item_pointer};
 use super::{IndexError, or_raise};
@@ -38,6 +38,8 @@ pub struct TableVectors {
     slot: *mut pg_sys::TupleTableSlot,
     snapshot: pg_sys::Snapshot,
     value: Value,
+    /// The short way to a column of a heap.
+    heap: Option<(HeapRows, i16)>,
     /// For copies of values that are not plain in their row.
     scratch: pg_sys::MemoryContext,
     /// Pages of the table when they were last counted.
@@ -72,6 +74,7 @@ impl TableVectors {
                 fetch: pg_missing::index_fetch_begin(table),
                 slot,
                 snapshot,
+                heap: HeapRows::of(table).filter(|_| column > 0).map(|rows| (rows, column)),
                 value,
                 scratch: pg_sys::AllocSetContextCreateInternal(
                     pg_sys::CurrentMemoryContext,
@@ -87,7 +90,10 @@ impl TableVectors {
     }
 
     /// Gives back what `open` took.
-    pub fn close(self) {
+    pub fn close(mut self) {
+        if let Some((rows, _)) = &mut self.heap {
+            rows.forget();
+        }
         // SAFETY: `open` made all of these; none is used afterwards.
         unsafe {
             pg_sys::ExecDropSingleTupleTableSlot(self.slot);
@@ -152,24 +158,42 @@ impl TableVectors {
         }
     }
 
-    /// Lends a stored vector to a function, in the scratch memory if it must be copied.
+    /// Shows the indexed vector of the version of a row that the scan's snapshot sees; `None` if it sees none, or NULL.
     #[inline]
-    fn read<T>(
-        &mut self,
-        value: Datum,
-        read: impl FnOnce(Vector<'_>) -> Result<T, VectorError>,
-    ) -> Result<T, VectorError> {
-        // SAFETY: the value is of the index's column, an esr_vector; it outlives this call, and a copy outlives `read`.
-        unsafe {
-            if datum::is_plain(value) {
-                return read(datum::vector(value)?);
-            }
-            let outside = pg_sys::MemoryContextSwitchTo(self.scratch);
-            let result = datum::vector(value).and_then(read);
-            pg_sys::MemoryContextSwitchTo(outside);
-            pg_sys::MemoryContextReset(self.scratch);
-            result
+    fn show<T>(&mut self, row: RowId, show: impl FnOnce(Vector<'_>) -> Result<T, VectorError>) -> Option<T> {
+        self.require_in_table(row);
+        let (snapshot, scratch) = (self.snapshot, self.scratch);
+        let shown = match &mut self.heap {
+            // SAFETY: the row's block exists; `open` says that the snapshot is valid and found the column.
+            Some((rows, column)) => unsafe {
+                rows.with_column(row, snapshot, *column, |value| read(scratch, value, show))?
+            },
+            None => read(scratch, self.fetch(row, snapshot)?, show),
+        };
+        match shown {
+            Ok(shown) => Some(shown),
+            Err(error) => SqlError::from(error).raise(),
         }
+    }
+}
+
+/// Lends a stored vector to a function, in the scratch memory if it must be copied.
+#[inline]
+fn read<T>(
+    scratch: pg_sys::MemoryContext,
+    value: Datum,
+    read: impl FnOnce(Vector<'_>) -> Result<T, VectorError>,
+) -> Result<T, VectorError> {
+    // SAFETY: the value is of the index's column, an esr_vector; it outlives this call, and a copy outlives `read`.
+    unsafe {
+        if datum::is_plain(value) {
+            return read(datum::vector(value)?);
+        }
+        let outside = pg_sys::MemoryContextSwitchTo(scratch);
+        let result = datum::vector(value).and_then(read);
+        pg_sys::MemoryContextSwitchTo(outside);
+        pg_sys::MemoryContextReset(scratch);
+        result
     }
 }
 
@@ -201,18 +225,27 @@ impl Distances {
 impl ExactVectors for Distances {
     #[inline]
     fn distance(&mut self, row: RowId) -> Option<f64> {
-        let value = self.vectors.fetch(row, self.vectors.snapshot)?;
         let (query, distance) = (&self.query, self.distance);
-        let measured = self.vectors.read(value, |vector| {
+        self.vectors.show(row, |vector| {
             if vector.elements.len() != query.len() {
                 let (left, right) = (vector.elements.len(), query.len());
                 return Err(VectorError::DifferentDimensions { left, right });
             }
             Ok(distance(vector.elements, query))
-        });
-        match measured {
-            Ok(distance) => Some(distance),
-            Err(error) => SqlError::from(error).raise(),
+        })
+    }
+
+    #[inline]
+    fn announce(&mut self, row: RowId) {
+        self.vectors.require_in_table(row);
+        if let Some((rows, _)) = &mut self.vectors.heap {
+            rows.announce(row);
+        }
+    }
+
+    fn forget(&mut self) {
+        if let Some((rows, _)) = &mut self.vectors.heap {
+            rows.forget();
         }
     }
 }
@@ -234,7 +267,7 @@ impl esr_ivf::TableVectors for TableVectors {
                 None => return false,
             }
         }
-        let copied = self.read(value, |vector| {
+        let copied = read(self.scratch, value, |vector| {
             into.clear();
             into.extend_from_slice(vector.elements);
             Ok(())

@@ -11,6 +11,7 @@ pub mod cache;
 pub mod check;
 pub mod cost;
 pub mod exact;
+pub mod heap_rows;
 pub mod info;
 pub mod insert;
 pub mod key;

@@ -32,6 +32,8 @@ pub struct IndexPages {
     purpose: Purpose,
     /// As many pages as there were when it was last asked; indexes never shrink.
     known_blocks: Cell<BlockNumber>,
+    /// Pages this process had read from disk when this was made.
+    disk_reads: i64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -47,7 +49,14 @@ enum Purpose {
 impl IndexPages {
     fn new(index: Index, purpose: Purpose) -> Self {
         let fork = pg_sys::ForkNumber::MAIN_FORKNUM;
-        Self { index, fork, strategy: std::ptr::null_mut(), purpose, known_blocks: Cell::new(0) }
+        Self {
+            index,
+            fork,
+            strategy: std::ptr::null_mut(),
+            purpose,
+            known_blocks: Cell::new(0),
+            disk_reads: disk_reads(),
+        }
     }
 
     /// Pages of an index in use.
@@ -100,12 +109,7 @@ impl IndexPages {
             }
         }
         // SAFETY: the relation is open and the block exists.
-        unsafe {
-            let normal = pg_sys::ReadBufferMode::RBM_NORMAL;
-            let buffer = pg_sys::ReadBufferExtended(self.index.raw(), self.fork, block, normal, self.strategy);
-            pg_sys::LockBuffer(buffer, mode as i32);
-            Ok(buffer)
-        }
+        Ok(unsafe { pg_missing::read_and_lock(self.index.raw(), self.fork, block, self.strategy, mode as i32) })
     }
 
     /// Adds a page, pinned and locked for writing.
@@ -162,6 +166,10 @@ impl PageStore for IndexPages {
         if page.is_ours { Ok(page) } else { Err(not_ours(block)) }
     }
 
+    fn is_cold(&self) -> bool {
+        disk_reads() != self.disk_reads
+    }
+
     fn prefetch(&self, block: BlockNumber) {
         if block < self.known_blocks.get() {
             // SAFETY: the relation is open and the block exists.
@@ -189,6 +197,12 @@ impl PageStore for IndexPages {
             crate::server::check_interrupts();
         }
     }
+}
+
+/// Pages this process has read from disk, or from the kernel's cache of it.
+fn disk_reads() -> i64 {
+    // SAFETY: a counter of this process.
+    unsafe { pg_sys::pgBufferUsage.shared_blks_read }
 }
 
 /// The bytes of a page that are ours.

@@ -17,13 +17,82 @@ pub const NEW_BLOCK: pg_sys::BlockNumber = pg_sys::BlockNumber::MAX;
 const NO_SUBTRANSACTION: pg_sys::SubTransactionId = 0;
 
 mod unguarded {
-    use pgrx::pg_sys::Oid;
+    use pgrx::pg_sys::{self, Oid};
 
     // Declared in postmaster/autovacuum.h and access/amvalidate.h.
     unsafe extern "C-unwind" {
         pub static autovacuum_work_mem: i32;
         pub fn opfamily_can_sort_type(family: Oid, data_type: Oid) -> bool;
         pub fn check_amop_signature(operator: Oid, result: Oid, left: Oid, right: Oid) -> bool;
+    }
+
+    // Also bound by pgrx, but each with a guard of its own; here several share one.
+    unsafe extern "C-unwind" {
+        pub fn ReadBufferExtended(
+            relation: pg_sys::Relation,
+            fork: pg_sys::ForkNumber::Type,
+            block: pg_sys::BlockNumber,
+            mode: pg_sys::ReadBufferMode::Type,
+            strategy: pg_sys::BufferAccessStrategy,
+        ) -> pg_sys::Buffer;
+        pub fn LockBuffer(buffer: pg_sys::Buffer, mode: i32);
+        pub fn heap_hot_search_buffer(
+            tid: pg_sys::ItemPointer,
+            relation: pg_sys::Relation,
+            buffer: pg_sys::Buffer,
+            snapshot: pg_sys::Snapshot,
+            tuple: pg_sys::HeapTuple,
+            all_dead: *mut bool,
+            is_first_call: bool,
+        ) -> bool;
+    }
+}
+
+/// Pins a page and locks it.
+///
+/// # Safety
+/// `relation` is open and has the block.
+#[inline]
+pub unsafe fn read_and_lock(
+    relation: Relation,
+    fork: pg_sys::ForkNumber::Type,
+    block: pg_sys::BlockNumber,
+    strategy: pg_sys::BufferAccessStrategy,
+    mode: i32,
+) -> pg_sys::Buffer {
+    // SAFETY: as the caller says; the closure holds nothing that would have to be dropped.
+    unsafe {
+        pg_guard_ffi_boundary(|| {
+            let normal = pg_sys::ReadBufferMode::RBM_NORMAL;
+            let buffer = unguarded::ReadBufferExtended(relation, fork, block, normal, strategy);
+            unguarded::LockBuffer(buffer, mode);
+            buffer
+        })
+    }
+}
+
+/// Finds on a pinned page the version of a row that a snapshot sees, following its HOT chain from `tid`; false if it sees
+/// none. The row stays where it is while the page is pinned.
+///
+/// # Safety
+/// `buffer` is pinned and holds `tid`'s block of `relation`, which is an open heap; `snapshot` is valid.
+#[inline]
+pub unsafe fn find_visible(
+    relation: Relation,
+    buffer: pg_sys::Buffer,
+    mut tid: pg_sys::ItemPointerData,
+    snapshot: pg_sys::Snapshot,
+    tuple: &mut pg_sys::HeapTupleData,
+) -> bool {
+    // SAFETY: as the caller says; the closure holds nothing that would have to be dropped.
+    unsafe {
+        pg_guard_ffi_boundary(|| {
+            let nothing = std::ptr::null_mut();
+            unguarded::LockBuffer(buffer, pg_sys::BUFFER_LOCK_SHARE as i32);
+            let is_seen = unguarded::heap_hot_search_buffer(&mut tid, relation, buffer, snapshot, tuple, nothing, true);
+            unguarded::LockBuffer(buffer, pg_sys::BUFFER_LOCK_UNLOCK as i32);
+            is_seen
+        })
     }
 }
 

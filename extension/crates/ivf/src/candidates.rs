@@ -1,11 +1,14 @@
 //! Rows whose score is estimated but not yet measured, best first.
 //!
-//! Most are never asked for, so they lie unsorted; only those above a boundary are in a heap, and the boundary falls when
-//! the heap is empty.
+//! Most are never asked for, so they lie unsorted; only those near the best seen so far are in a heap, and others follow
+//! them when the heap has nothing as good.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
+use esr_vector::kernel::BLOCK_ROWS;
+
+use crate::page::{self, RowIds};
 use crate::store::RowId;
 
 /// A row with its estimated (or, after measuring, exact) score; larger is nearer.
@@ -37,59 +40,108 @@ impl Ord for Candidate {
     }
 }
 
-/// Rows the heap is filled with the first time.
-const FIRST_HEAP: usize = 64;
+/// Rows that move to the heap the first time it has nothing as good as what lies unsorted.
+const FIRST_MOVE: usize = 64;
 
 /// The ranks whose score is known at any time without looking through the candidates.
 pub const TRACKED: usize = 10;
+
+/// What is left of a block after its best rows went to the heap.
+#[derive(Debug)]
+struct Leftover {
+    live: u32,
+    scores: [f32; BLOCK_ROWS],
+    rows: RowIds,
+}
 
 /// See the module.
 #[derive(Debug)]
 pub struct Candidates {
     heap: BinaryHeap<Candidate>,
+    leftovers: Vec<Leftover>,
     rest: Vec<Candidate>,
-    boundary: f32,
-    refill: usize,
+    /// No score in `leftovers` or `rest` is higher.
+    rest_bound: f32,
+    /// Rows with a higher score go to the heap at once.
+    limit: f32,
+    /// The limit lies at most this far below rank [`TRACKED`], and at most at `ceiling`.
+    slack: f32,
+    ceiling: f32,
+    next_move: usize,
     best: [f32; TRACKED],
     seen: u64,
 }
 
-impl Default for Candidates {
-    fn default() -> Self {
+impl Candidates {
+    /// No rows yet. Those asked for soon are expected within `slack` of the score of rank [`TRACKED`].
+    pub fn new(slack: f32) -> Self {
         Self {
-            heap: BinaryHeap::new(),
-            rest: Vec::with_capacity(4096),
-            boundary: f32::INFINITY,
-            refill: FIRST_HEAP,
+            heap: BinaryHeap::with_capacity(256),
+            leftovers: Vec::with_capacity(128),
+            rest: Vec::new(),
+            rest_bound: f32::NEG_INFINITY,
+            limit: f32::NEG_INFINITY,
+            slack: if slack.is_finite() { slack } else { 0.0 },
+            ceiling: f32::INFINITY,
+            next_move: FIRST_MOVE,
             best: [f32::NEG_INFINITY; TRACKED],
             seen: 0,
         }
     }
-}
 
-impl Candidates {
-    /// Adds a row.
-    #[inline]
-    pub fn push(&mut self, score: f32, row: RowId) {
-        self.seen += 1;
+    /// Adds those rows of a block whose bits are set.
+    pub fn push(&mut self, live: u32, scores: &[f32; BLOCK_ROWS], rows: &RowIds) {
+        self.seen += u64::from(live.count_ones());
+        let above = esr_vector::kernels().above;
+        let mut near = above(scores, self.limit) & live;
+        let mut taken = 0;
+        while near != 0 {
+            let slot = near.trailing_zeros() as usize;
+            near &= near - 1;
+            let score = scores[slot];
+            // The limit may have risen meanwhile.
+            if score > self.limit {
+                taken |= 1 << slot;
+                self.heap.push(Candidate { score, row: page::row_id(rows, slot) });
+                self.rank(score);
+            }
+        }
+        let live = live & !taken;
+        if live != 0 {
+            self.rest_bound = self.rest_bound.max(self.limit);
+            self.leftovers.push(Leftover { live, scores: *scores, rows: *rows });
+        }
+    }
+
+    /// Counts a score among the best.
+    fn rank(&mut self, score: f32) {
         if score > self.best[TRACKED - 1] {
             let place = self.best.partition_point(|&better| better >= score);
             self.best[place..].rotate_right(1);
             self.best[place] = score;
+            self.limit = (self.best[TRACKED - 1] - self.slack).min(self.ceiling);
         }
-        let candidate = Candidate { score, row };
-        if score > self.boundary { self.heap.push(candidate) } else { self.rest.push(candidate) }
+    }
+
+    /// Takes back a row that was popped and is not wanted yet.
+    pub fn put_back(&mut self, candidate: Candidate) {
+        self.heap.push(candidate);
     }
 
     /// The best estimate there is.
+    #[inline]
     pub fn peek(&mut self) -> Option<Candidate> {
-        if self.heap.is_empty() {
-            self.fill();
+        loop {
+            match self.heap.peek() {
+                Some(best) if best.score >= self.rest_bound => return Some(*best),
+                best if self.rest.is_empty() && self.leftovers.is_empty() => return best.copied(),
+                _ => self.move_some(),
+            }
         }
-        self.heap.peek().copied()
     }
 
     /// Takes what [`Candidates::peek`] showed.
+    #[inline]
     pub fn pop(&mut self) -> Option<Candidate> {
         self.peek()?;
         self.heap.pop()
@@ -106,23 +158,27 @@ impl Candidates {
         self.seen
     }
 
-    /// Forgets all rows.
-    pub fn clear(&mut self) {
-        *self = Self::default();
-    }
-
-    fn fill(&mut self) {
-        let count = self.rest.len().min(self.refill);
-        if count == 0 {
-            return;
+    /// Moves the best of what lies unsorted to the heap: the more often, the more at a time.
+    #[cold]
+    fn move_some(&mut self) {
+        for Leftover { mut live, scores, rows } in self.leftovers.drain(..) {
+            while live != 0 {
+                let slot = live.trailing_zeros() as usize;
+                live &= live - 1;
+                self.rest.push(Candidate { score: scores[slot], row: page::row_id(&rows, slot) });
+            }
         }
-        self.refill *= 2;
+        let count = self.rest.len().min(self.next_move);
+        self.next_move *= 2;
         if count < self.rest.len() {
             self.rest.select_nth_unstable_by(count - 1, |a, b| b.cmp(a));
+            self.rest_bound = self.rest[count - 1].score;
+        } else {
+            self.rest_bound = f32::NEG_INFINITY;
         }
-        self.boundary = self.rest[..count].iter().map(|c| c.score).fold(f32::INFINITY, f32::min);
-        let rest = self.rest.split_off(count);
-        self.heap = BinaryHeap::from(std::mem::replace(&mut self.rest, rest));
+        self.ceiling = self.rest_bound;
+        self.limit = self.limit.min(self.ceiling);
+        self.heap.extend(self.rest.drain(..count));
     }
 }
 
@@ -132,25 +188,41 @@ mod tests {
 
     use super::*;
 
+    /// Adds rows with these scores, numbered on.
+    fn add(candidates: &mut Candidates, scores: &[i32], number: &mut u32) -> Vec<Candidate> {
+        let mut added = Vec::new();
+        for part in scores.chunks(BLOCK_ROWS - 1) {
+            let (mut block, mut rows) = ([f32::INFINITY; BLOCK_ROWS], [0; size_of::<RowIds>()]);
+            for (slot, &score) in part.iter().enumerate() {
+                *number += 1;
+                block[slot + 1] = score as f32;
+                rows[6 * (slot + 1)..][..4].copy_from_slice(&number.to_le_bytes());
+                added.push(Candidate { score: score as f32, row: RowId { block: *number, offset: 0 } });
+            }
+            // The first row is not there.
+            let live = ((1u64 << part.len()) - 1) as u32;
+            candidates.push(live << 1, &block, &rows);
+        }
+        added
+    }
+
     proptest! {
         #[test]
         fn every_row_comes_once_and_the_best_first(
-            batches in proptest::collection::vec((proptest::collection::vec(-100i32..100, 0..200), 0usize..150), 1..6)
+            batches in proptest::collection::vec((proptest::collection::vec(-100i32..100, 0..200), 0usize..150), 1..6),
+            slack in 0f32..50.0,
         ) {
-            let mut candidates = Candidates::default();
+            let mut candidates = Candidates::new(slack);
             let mut naive: Vec<Candidate> = Vec::new();
+            let mut rows = std::collections::HashSet::new();
             let mut number = 0;
             for (scores, pops) in batches {
-                for score in scores {
-                    number += 1;
-                    let row = RowId { block: number, offset: 1 };
-                    candidates.push(score as f32, row);
-                    naive.push(Candidate { score: score as f32, row });
-                }
+                naive.extend(add(&mut candidates, &scores, &mut number));
                 naive.sort();
                 for _ in 0..pops {
-                    let want = naive.pop();
-                    prop_assert_eq!(candidates.pop().map(|c| c.score), want.map(|c| c.score));
+                    let (want, got) = (naive.pop(), candidates.pop());
+                    prop_assert_eq!(got.map(|c| c.score), want.map(|c| c.score));
+                    prop_assert!(got.is_none_or(|got| rows.insert(got.row)), "a row came twice");
                 }
             }
         }
@@ -158,10 +230,9 @@ mod tests {
 
     #[test]
     fn the_tenth_best_is_known() {
-        let mut candidates = Candidates::default();
-        for i in 0..100 {
-            candidates.push(((i * 37) % 100) as f32, RowId { block: i, offset: 1 });
-        }
+        let mut candidates = Candidates::new(1.0);
+        let scores: Vec<i32> = (0..100).map(|i| (i * 37) % 100).collect();
+        add(&mut candidates, &scores, &mut 0);
         assert_eq!(candidates.tracked_score(), 90.0);
     }
 }

@@ -28,19 +28,6 @@ impl ListScore {
     fn promise(&self) -> f32 {
         self.centre + OPTIMISM * self.deviation
     }
-
-    /// Rows expected above a score.
-    fn expected_above(&self, score: f32) -> f32 {
-        let z = (score - self.centre) / self.deviation.max(1e-12);
-        if z > FAR { 0.0 } else { self.rows * upper_tail(z) }
-    }
-}
-
-/// Probability that a standard normal variable exceeds `z`, within .01; the calibration makes up for the rest.
-fn upper_tail(z: f32) -> f32 {
-    let x = z.abs();
-    let tail = 0.5 * (-0.717 * x - 0.416 * x * x).exp();
-    if z >= 0.0 { tail } else { 1.0 - tail }
 }
 
 /// Lists in the order in which they are worth reading, sorted only as far as they are needed.
@@ -49,15 +36,45 @@ pub struct Order {
     lists: Vec<ListScore>,
     sorted: usize,
     taken: usize,
-    /// Unread lists that matter above `near_above`, as far as they were unread when this was written.
-    near: Vec<u32>,
+    near: Near,
     near_above: f32,
+}
+
+/// Lists that matter above some score, in their order, as far as they were unread when this was written.
+#[derive(Debug, Default)]
+struct Near {
+    places: Vec<u32>,
+    centres: Vec<f32>,
+    /// One over their deviations.
+    inverses: Vec<f32>,
+    rows: Vec<f32>,
+}
+
+impl Near {
+    fn fill(&mut self, lists: &[ListScore], first: usize, score: f32) {
+        (self.places.clear(), self.centres.clear(), self.inverses.clear(), self.rows.clear());
+        for (place, list) in lists.iter().enumerate().skip(first) {
+            if list.centre + FAR * list.deviation > score {
+                self.places.push(place as u32);
+                self.centres.push(list.centre);
+                self.inverses.push(1.0 / list.deviation.max(1e-12));
+                self.rows.push(list.rows);
+            }
+        }
+    }
+
+    /// Rows expected above a score in those that come at a place or after it.
+    fn expected_above(&self, score: f32, first: usize) -> f32 {
+        let unread = self.places.partition_point(|&place| (place as usize) < first)..;
+        let sum = esr_vector::kernels().upper_tails;
+        sum(score, &self.centres[unread.clone()], &self.inverses[unread.clone()], &self.rows[unread])
+    }
 }
 
 impl Order {
     /// Takes lists in any order.
     pub fn new(lists: Vec<ListScore>) -> Self {
-        Self { lists, sorted: 0, taken: 0, near: Vec::new(), near_above: f32::INFINITY }
+        Self { lists, sorted: 0, taken: 0, near: Near::default(), near_above: f32::INFINITY }
     }
 
     /// The next list to read.
@@ -68,6 +85,11 @@ impl Order {
         let next = self.lists.get(self.taken).copied()?;
         self.taken += 1;
         Some(next)
+    }
+
+    /// The lists that come next, as far as they are known.
+    pub fn coming(&self) -> impl Iterator<Item = u32> {
+        self.lists[self.taken..self.sorted].iter().map(|list| list.list)
     }
 
     /// Whether every list has been read.
@@ -106,15 +128,9 @@ impl Order {
         if score < self.near_above {
             // A little lower than asked, so that a falling threshold does not look through all lists each time.
             self.near_above = score - 0.02 * score.abs();
-            self.near.clear();
-            for (place, list) in self.lists.iter().enumerate().skip(self.taken) {
-                if list.centre + FAR * list.deviation > self.near_above {
-                    self.near.push(place as u32);
-                }
-            }
+            self.near.fill(&self.lists, self.taken, self.near_above);
         }
-        let unread = self.near.iter().filter(|&&place| place as usize >= self.taken);
-        unread.map(|&place| self.lists[place as usize].expected_above(score)).sum()
+        self.near.expected_above(score, self.taken)
     }
 }
 
@@ -126,11 +142,9 @@ mod tests {
         ListScore { list, centre, deviation: 0.1, rows: 100.0 }
     }
 
-    #[test]
-    fn tails_are_those_of_a_normal_variable() {
-        for (z, want) in [(0.0, 0.5), (1.0, 0.1587), (2.0, 0.0228), (3.0, 0.00135), (-1.0, 0.8413)] {
-            assert!((upper_tail(z) - want).abs() < 0.01, "{z}: {}", upper_tail(z));
-        }
+    /// Rows of a list expected above a score.
+    fn expected_above(list: &ListScore, score: f32) -> f32 {
+        (esr_vector::kernels().upper_tails)(score, &[list.centre], &[1.0 / list.deviation], &[list.rows])
     }
 
     #[test]
@@ -155,7 +169,7 @@ mod tests {
             for score in [0.9f32, 0.5, 0.7, -1.0] {
                 let mut naive: Vec<ListScore> = all.clone();
                 naive.sort_by(|a, b| b.centre.total_cmp(&a.centre));
-                let want: f32 = naive[order.taken()..].iter().map(|list| list.expected_above(score)).sum();
+                let want: f32 = naive[order.taken()..].iter().map(|list| expected_above(list, score)).sum();
                 let got = order.expected_above(score);
                 assert!((want - got).abs() <= 1e-3 * want + 1e-3, "{want} {got}");
             }

@@ -239,6 +239,17 @@ pub struct Layout {
 }
 
 const ROW_ID_BYTES: usize = 6;
+
+/// Where the rows of a block lie in their table, as they are stored: block and offset of each.
+pub type RowIds = [u8; ROW_ID_BYTES * BLOCK_ROWS];
+
+/// Reads one of them.
+pub fn row_id(ids: &RowIds, slot: usize) -> RowId {
+    let bytes = &ids[slot * ROW_ID_BYTES..][..ROW_ID_BYTES];
+    let block = u32::from_le_bytes(bytes[..4].try_into().expect("four bytes"));
+    RowId { block, offset: u16::from_le_bytes(bytes[4..].try_into().expect("two bytes")) }
+}
+
 const IDS: usize = 4;
 const NORMS: usize = IDS + ROW_ID_BYTES * BLOCK_ROWS;
 
@@ -303,9 +314,12 @@ impl<'a> Block<'a> {
 
     /// Where a row lies in its table.
     pub fn row(&self, slot: usize) -> RowId {
-        let bytes = &self.bytes[IDS + slot * ROW_ID_BYTES..][..ROW_ID_BYTES];
-        let block = u32::from_le_bytes(bytes[..4].try_into().expect("four bytes"));
-        RowId { block, offset: u16::from_le_bytes(bytes[4..].try_into().expect("two bytes")) }
+        row_id(self.rows(), slot)
+    }
+
+    /// Where all of them lie, whether they are there or not.
+    pub fn rows(&self) -> &'a RowIds {
+        self.bytes[IDS..][..size_of::<RowIds>()].try_into().expect("a block is longer")
     }
 
     /// The squared length of a row, 0 where rows carry none.

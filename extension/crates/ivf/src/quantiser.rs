@@ -252,7 +252,7 @@ impl ByteTables {
             let lowest = lowest(table);
             sum += lowest;
             for &value in table {
-                let steps = ((value - lowest) / step).round().max(0.0) as u32;
+                let steps = ((value - lowest) / step + 0.5) as u32;
                 if i < high_groups {
                     low.push((steps & 255) as u8);
                     high.push((steps >> 8).min(255) as u8);

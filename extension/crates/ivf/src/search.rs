@@ -8,13 +8,13 @@
 //! list, or to a list with a higher number, which is read after the list it came from), and a changed version on a list's
 //! head says that it happened; what is then seen twice is measured once.
 
-use std::collections::{BinaryHeap, HashSet};
+use std::collections::{BinaryHeap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use esr_vector::Metric;
 use esr_vector::kernel::BLOCK_ROWS;
 
-use crate::candidates::{Candidate, Candidates, TRACKED};
+use crate::candidates::{Candidates, TRACKED};
 use crate::confidence::Order;
 use crate::estimate::Estimator;
 use crate::list;
@@ -24,6 +24,15 @@ use crate::structure::{Structure, current};
 
 /// The recall of a search that says nothing else.
 pub const DEFAULT_TARGET_RECALL: f64 = 0.95;
+
+/// Rows that are announced before they are measured, so that memory is on its way.
+const AHEAD: usize = 4;
+
+/// Lists whose first page is fetched early while pages come from disk.
+const LISTS_AHEAD: usize = 8;
+
+/// How many margins below the last of the ranks looked at rows are still likely to be measured.
+const SLACK: f32 = 1.5;
 
 /// How a search should go.
 #[derive(Debug, Clone, Copy)]
@@ -127,8 +136,8 @@ impl Search {
             options,
             query: query.to_vec(),
             squared,
+            candidates: candidates(prepared.as_ref()),
             prepared,
-            candidates: Candidates::default(),
             ready: BinaryHeap::new(),
             measured: HashSet::new(),
             emitted: 0,
@@ -236,6 +245,10 @@ impl Search {
         store.check_for_interrupts();
         self.counters.lists += 1;
         self.counted += next.rows;
+        if store.is_cold() {
+            let coming = prepared.order.coming().take(LISTS_AHEAD);
+            coming.for_each(|list| store.prefetch(self.structure.lists[list as usize].head));
+        }
         for _ in 0..TRIES {
             match self.read_pages(store, next.list)? {
                 Outcome::Whole => break,
@@ -277,23 +290,21 @@ impl Search {
             };
             version.get_or_insert(header.version);
             let next = header.page.next.get();
-            if next != NO_BLOCK {
+            if next != NO_BLOCK && store.is_cold() {
                 store.prefetch(next);
             }
             for block_number in 0..layout.blocks() {
                 let rows = layout.block(&page, block_number);
-                let mut live = rows.live();
+                let live = rows.live();
                 if live == 0 {
                     continue;
                 }
                 prepared.estimator.tables.scores(rows.codes(), &mut scores);
                 self.counters.rows_scanned += u64::from(live.count_ones());
-                while live != 0 {
-                    let slot = live.trailing_zeros() as usize;
-                    live &= live - 1;
-                    let norm = if half_norms { 0.5 * rows.norm(slot) } else { 0.0 };
-                    self.candidates.push(scores[slot] - norm, rows.row(slot));
+                if half_norms {
+                    (0..BLOCK_ROWS).for_each(|slot| scores[slot] -= 0.5 * rows.norm(slot));
                 }
+                self.candidates.push(live, &scores, rows.rows());
             }
             pages += 1;
             self.counters.pages += 1;
@@ -335,29 +346,47 @@ impl Search {
     /// The index was trained anew: everything is read again; what has been measured is remembered.
     fn start_again<S: PageStore>(&mut self, store: &S) -> Result<(), StoreError> {
         self.structure = current(store, &mut None)?;
-        self.candidates.clear();
         self.prepared =
             self.structure.normalised(&self.query).map(|query| Prepared::new(&self.structure, &query, self.options));
+        self.candidates = candidates(self.prepared.as_ref());
         Ok(())
     }
 
     /// Measures candidates as long as they may be nearer than the best row measured.
     fn measure(&mut self, exact: &mut dyn ExactVectors) {
-        let margin = self.prepared.as_ref().expect("see next").margin;
-        while let Some(Candidate { score, row }) = self.candidates.peek() {
-            if let Some(best) = self.ready.peek()
-                && score + margin < score_of(self.structure.metric, best.distance, self.squared)
+        let mut announced = VecDeque::with_capacity(AHEAD);
+        loop {
+            while announced.len() < AHEAD
+                && let Some(candidate) = self.candidates.peek()
+                && self.may_be_next(candidate.score)
             {
-                return;
-            }
-            self.candidates.pop();
-            if self.measured.insert(row) {
-                self.counters.rows_measured += 1;
-                if let Some(distance) = exact.distance(row) {
-                    self.ready.push(Measured { row, distance });
+                self.candidates.pop();
+                if self.measured.insert(candidate.row) {
+                    exact.announce(candidate.row);
+                    announced.push_back(candidate);
                 }
             }
+            let Some(candidate) = announced.pop_front() else { return };
+            if !self.may_be_next(candidate.score) {
+                // What has been measured meanwhile is nearer.
+                for candidate in announced.into_iter().chain([candidate]) {
+                    self.measured.remove(&candidate.row);
+                    self.candidates.put_back(candidate);
+                }
+                return exact.forget();
+            }
+            self.counters.rows_measured += 1;
+            if let Some(distance) = exact.distance(candidate.row) {
+                self.ready.push(Measured { row: candidate.row, distance });
+            }
         }
+    }
+
+    /// Whether a row with this estimate may be nearer than the best row measured.
+    fn may_be_next(&self, score: f32) -> bool {
+        let margin = self.prepared.as_ref().expect("see next").margin;
+        let best = self.ready.peek();
+        best.is_none_or(|best| score + margin >= score_of(self.structure.metric, best.distance, self.squared))
     }
 
     /// After all rows with a distance: those whose distance is no number, then those whose column is NULL.
@@ -394,6 +423,11 @@ impl Search {
         })?;
         Ok(rows)
     }
+}
+
+/// Where the rows that a query finds are kept until they are measured.
+fn candidates(prepared: Option<&Prepared>) -> Candidates {
+    Candidates::new(prepared.map_or(0.0, |prepared| SLACK * prepared.margin))
 }
 
 /// How much larger the lists have become since their rows were counted, judged by those read: insertions do not count.

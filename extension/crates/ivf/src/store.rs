@@ -19,7 +19,7 @@ pub const CONTENT_BYTES: usize = 8192 - 24;
 pub const MAX_PAGES_PER_EDIT: usize = 4;
 
 /// Where a row lies in its table: PostgreSQL's item pointer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RowId {
     /// Page of the table.
     pub block: u32,
@@ -76,6 +76,11 @@ pub trait PageStore {
     /// [`StoreError::Missing`] if there is no such page.
     fn read(&self, block: BlockNumber) -> Result<Self::Page<'_>, StoreError>;
 
+    /// Whether pages come from disk, so that asking for them early is worth the trouble.
+    fn is_cold(&self) -> bool {
+        false
+    }
+
     /// Says that a page will be read soon.
     fn prefetch(&self, block: BlockNumber) {
         let _ = block;
@@ -124,4 +129,12 @@ pub trait ExactVectors {
     /// The distance of a row to the query under the index's metric as the operator computes it; `None` if the row is
     /// not visible to the search, or is gone.
     fn distance(&mut self, row: RowId) -> Option<f64>;
+
+    /// Says that a row will probably be asked for soon: a few are announced ahead of each that is asked for.
+    fn announce(&mut self, row: RowId) {
+        let _ = row;
+    }
+
+    /// What has been announced and not asked for will not be asked for soon after all.
+    fn forget(&mut self) {}
 }

@@ -83,7 +83,8 @@ impl ByteDirection {
     pub fn new(rotated: &[f32]) -> Self {
         let most = rotated.iter().fold(0.0f32, |most, x| most.max(x.abs()));
         let step = (most / f32::from(MAX_SIGNED)).max(f32::MIN_POSITIVE);
-        let signed: Vec<i8> = rotated.iter().map(|x| (x / step).round() as i8).collect();
+        // Rounds half up; `round` is a call into the C library for each element.
+        let signed: Vec<i8> = rotated.iter().map(|x| ((x / step + 256.5) as i32 - 256) as i8).collect();
         let sum = signed.iter().map(|&x| f32::from(x)).sum();
         Self { signed, step, sum }
     }

@@ -80,6 +80,34 @@ proptest! {
             prop_assert_eq!((level.dot_bytes)(&bytes, &signed), want, "{}", level.name);
         }
     }
+
+    #[test]
+    fn every_level_finds_the_same_scores_above_a_limit(
+        scores in proptest::collection::vec(-4i8..4, BLOCK_ROWS),
+        limit in -5i8..5,
+    ) {
+        let scores: [f32; BLOCK_ROWS] = std::array::from_fn(|row| f32::from(scores[row]));
+        let want = scalar::above(&scores, limit.into());
+        for level in available() {
+            prop_assert_eq!((level.above)(&scores, limit.into()), want, "{}", level.name);
+            prop_assert_eq!((level.above)(&scores, f32::NEG_INFINITY), u32::MAX, "{}", level.name);
+        }
+    }
+}
+
+#[test]
+fn tails_are_those_of_a_normal_variable() {
+    for (z, want) in [(0.0, 0.5), (1.0, 0.1587), (2.0, 0.0228), (3.0, 0.00135), (-1.0, 0.8413), (9.0, 0.0), (-9.0, 1.0)]
+    {
+        for level in available() {
+            for count in [1, 3, 8, 21] {
+                // The threshold lies z deviations of 0.5 above the centre.
+                let got = (level.upper_tails)(2.0 + 0.5 * z, &vec![2.0; count], &vec![2.0; count], &vec![10.0; count]);
+                let (want, tolerance) = (want * 10.0 * count as f32, 0.1 * count as f32);
+                assert!((got - want).abs() < tolerance, "{}: {z}: {got} instead of {want}", level.name);
+            }
+        }
+    }
 }
 
 #[test]

@@ -21,6 +21,12 @@ pub(super) fn detect() -> Option<Kernels> {
         lookup_sums: |tables, codes, sums| unsafe { avx2_codes::lookup_sums(tables, codes, sums) },
         // SAFETY: handed out only after AVX2 was detected.
         dot_bytes: |bytes, signed| unsafe { avx2_codes::dot_bytes(bytes, signed) },
+        // SAFETY: handed out only after AVX2 was detected.
+        above: |scores, limit| unsafe { avx2_codes::above(scores, limit) },
+        // SAFETY: handed out only after AVX2 was detected.
+        upper_tails: |threshold, centres, inverses, weights| unsafe {
+            avx2_codes::upper_tails(threshold, centres, inverses, weights)
+        },
     })
 }
 

@@ -63,6 +63,25 @@ pub(super) fn dot_bytes(bytes: &[u8], signed: &[i8]) -> i32 {
     byte_rest.iter().zip(signed_rest).fold(sum, |sum, (&x, &y)| sum + i32::from(x) * i32::from(y))
 }
 
+/// See [`super::Kernels::above`].
+#[target_feature(enable = "avx2")]
+pub(super) fn above(scores: &[f32; BLOCK_ROWS], limit: f32) -> u32 {
+    let limit = _mm256_set1_ps(limit);
+    let (eights, _) = scores.as_chunks::<8>();
+    eights.iter().enumerate().fold(0, |bits, (i, eight)| {
+        // SAFETY: the array is exactly the 32 bytes read, and loadu asks for no alignment.
+        let eight = unsafe { _mm256_loadu_ps(eight.as_ptr()) };
+        let is_above = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(eight, limit));
+        bits | (is_above as u32) << (8 * i)
+    })
+}
+
+/// See [`super::Kernels::upper_tails`]: the plain loop, for the compiler to vectorise with these instructions.
+#[target_feature(enable = "avx2")]
+pub(super) fn upper_tails(threshold: f32, centres: &[f32], inverses: &[f32], weights: &[f32]) -> f32 {
+    super::scalar::upper_tails(threshold, centres, inverses, weights)
+}
+
 #[inline]
 #[target_feature(enable = "avx2")]
 fn load(block: &[u8; 32]) -> __m256i {

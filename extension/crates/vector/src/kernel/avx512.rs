@@ -22,6 +22,12 @@ pub(super) fn detect() -> Option<Kernels> {
             lookup_sums: |tables, codes, sums| unsafe { avx512_codes::lookup_sums(tables, codes, sums) },
             // SAFETY: handed out only after AVX-512BW was detected.
             dot_bytes: |bytes, signed| unsafe { avx512_codes::dot_bytes(bytes, signed) },
+            // SAFETY: handed out only after AVX-512F was detected.
+            above: |scores, limit| unsafe { avx512_codes::above(scores, limit) },
+            // SAFETY: handed out only after AVX-512F was detected.
+            upper_tails: |threshold, centres, inverses, weights| unsafe {
+                avx512_codes::upper_tails(threshold, centres, inverses, weights)
+            },
         })
 }
 

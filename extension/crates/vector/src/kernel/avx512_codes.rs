@@ -69,3 +69,21 @@ pub(super) fn dot_bytes(bytes: &[u8], signed: &[i8]) -> i32 {
     }
     _mm512_reduce_add_epi32(total) + avx2_codes::dot_bytes(byte_rest, signed_rest)
 }
+
+/// See [`super::Kernels::above`].
+#[target_feature(enable = "avx512f")]
+pub(super) fn above(scores: &[f32; BLOCK_ROWS], limit: f32) -> u32 {
+    let limit = _mm512_set1_ps(limit);
+    let (halves, _) = scores.as_chunks::<16>();
+    halves.iter().enumerate().fold(0, |bits, (i, half)| {
+        // SAFETY: the array is exactly the 64 bytes read, and loadu asks for no alignment.
+        let half = unsafe { _mm512_loadu_ps(half.as_ptr()) };
+        bits | u32::from(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(half, limit)) << (16 * i)
+    })
+}
+
+/// See [`super::Kernels::upper_tails`]: the plain loop, for the compiler to vectorise with these instructions.
+#[target_feature(enable = "avx512f")]
+pub(super) fn upper_tails(threshold: f32, centres: &[f32], inverses: &[f32], weights: &[f32]) -> f32 {
+    super::scalar::upper_tails(threshold, centres, inverses, weights)
+}

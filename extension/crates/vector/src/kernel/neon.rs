@@ -19,8 +19,10 @@ pub(super) fn detect() -> Option<Kernels> {
         cosine: |a, b| unsafe { cosine(a, b) },
         // SAFETY: handed out only after the feature was detected.
         lookup_sums: |tables, codes, sums| unsafe { neon_codes::lookup_sums(tables, codes, sums) },
-        // The compiler vectorises the plain loop.
+        // The compiler vectorises the plain loops.
         dot_bytes: scalar::dot_bytes,
+        above: scalar::above,
+        upper_tails: scalar::upper_tails,
     })
 }
 
