@@ -5,6 +5,8 @@
 #![allow(unsafe_code)]
 
 use std::cell::{Cell, RefCell};
+use std::num::NonZeroUsize;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use esr_ivf::{PageStore, Structure};
@@ -12,16 +14,22 @@ use lru::LruCache;
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use super::IndexError;
+use super::pages::IndexPages;
+use super::recent_buffers::RecentBuffers;
 use super::relation::Index;
 
 /// Most memory that structures may take together; one is kept whatever its size.
 const MAX_BYTES: usize = 256 << 20;
 
-/// An index and the file that holds it: REINDEX gives it another file.
-type Key = (Oid, u32);
+/// Relations whose pages' buffers are remembered.
+const MAX_RECENT: NonZeroUsize = NonZeroUsize::new(16).unwrap();
+
+/// A relation and the file that holds it: REINDEX and TRUNCATE give it another file.
+pub type Key = (Oid, u32);
 
 thread_local! {
     static STRUCTURES: RefCell<LruCache<Key, Arc<Structure>>> = RefCell::new(LruCache::unbounded());
+    static RECENT: RefCell<LruCache<Key, Rc<RecentBuffers>>> = RefCell::new(LruCache::new(MAX_RECENT));
     static IS_REGISTERED: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -42,6 +50,16 @@ pub fn structure(index: Index, pages: &impl PageStore) -> Result<Arc<Structure>,
         }
     });
     Ok(structure)
+}
+
+/// Pages of an index for a search.
+pub fn pages(index: Index) -> IndexPages {
+    IndexPages::for_search(index, recent_buffers((index.oid(), index.file_number())))
+}
+
+/// Where pages of a relation were, in a file of it.
+pub fn recent_buffers(key: Key) -> Rc<RecentBuffers> {
+    RECENT.with_borrow_mut(|recent| Rc::clone(recent.get_or_insert(key, Rc::default)))
 }
 
 fn register() {

@@ -8,11 +8,14 @@
 //! Unsafe is allowed here. A row is used only while its page is pinned.
 #![allow(unsafe_code)]
 
+use std::rc::Rc;
+
 use esr_ivf::RowId;
 use pgrx::pg_sys::{self, Datum};
 
-use super::pg_missing;
+use super::recent_buffers::RecentBuffers;
 use super::relation::item_pointer;
+use super::{cache, pg_missing};
 use crate::datum::prefetch;
 
 /// Rows announced that are remembered; a search announces this many ahead.
@@ -29,6 +32,7 @@ pub struct HeapRows {
     /// Where the next one goes; the one before it was announced last.
     next: usize,
     tuple: pg_sys::HeapTupleData,
+    recent: Rc<RecentBuffers>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -47,7 +51,12 @@ impl HeapRows {
         // SAFETY: as the caller says.
         let is_heap = unsafe { (*(*table).rd_rel).relam == pg_sys::Oid::from(pg_sys::HEAP_TABLE_AM_OID) };
         let tuple = pg_sys::HeapTupleData::default();
-        is_heap.then_some(Self { table, announced: Default::default(), next: 0, tuple })
+        is_heap.then(|| {
+            // SAFETY: as the caller says.
+            let key = unsafe { ((*table).rd_id, pg_missing::file_number(table)) };
+            let recent = cache::recent_buffers(key);
+            Self { table, announced: Default::default(), next: 0, tuple, recent }
+        })
     }
 
     /// Pins a row's page, and begins to fetch it and the row announced before.
@@ -67,9 +76,10 @@ impl HeapRows {
             if place.buffer != 0 {
                 pg_sys::ReleaseBuffer(std::mem::take(&mut place.buffer));
             }
-            *place = Announced { row, buffer: pg_sys::ReadBuffer(self.table, row.block) };
+            let buffer = pin(self.table, &self.recent, row);
+            *place = Announced { row, buffer };
             self.next = (self.next + 1) % ANNOUNCED;
-            let page = pg_sys::BufferGetPage(place.buffer);
+            let page = pg_sys::BufferGetPage(buffer);
             prefetch(page.cast(), 1);
             prefetch(line_pointer(page, row).cast(), 1);
         }
@@ -102,7 +112,7 @@ impl HeapRows {
         unsafe {
             let buffer = match place {
                 Some(place) => std::mem::take(&mut place.buffer),
-                None => pg_sys::ReadBuffer(self.table, row.block),
+                None => pin(self.table, &self.recent, row),
             };
             let shown = pg_missing::find_visible(self.table, buffer, item_pointer(row), snapshot, &mut self.tuple)
                 .then(|| {
@@ -115,6 +125,22 @@ impl HeapRows {
             shown.flatten()
         }
     }
+}
+
+/// Pins the page that a row is on.
+///
+/// # Safety
+/// `table` is open and has the page.
+#[inline]
+unsafe fn pin(table: pg_sys::Relation, recent: &RecentBuffers, row: RowId) -> pg_sys::Buffer {
+    let fork = pg_sys::ForkNumber::MAIN_FORKNUM;
+    let page = pg_missing::Page { relation: table, fork, block: row.block, recent: recent.get(row.block) };
+    // SAFETY: as the caller says.
+    let buffer = unsafe { pg_missing::read(page, std::ptr::null_mut()) };
+    if buffer != page.recent {
+        recent.set(row.block, buffer);
+    }
+    buffer
 }
 
 /// Where a page says at which of its bytes a row begins.

@@ -19,6 +19,7 @@ pub mod options;
 pub mod pages;
 pub mod pg_missing;
 pub mod probe;
+pub mod recent_buffers;
 pub mod relation;
 pub mod scan;
 pub mod table;

@@ -11,12 +11,14 @@
 
 use std::cell::Cell;
 use std::ops::Deref;
+use std::rc::Rc;
 
 use esr_ivf::store::{BlockNumber, CONTENT_BYTES, MAX_PAGES_PER_EDIT};
 use esr_ivf::{Edit, PageStore, StoreError};
 use pgrx::pg_sys::{self, Buffer};
 
 use super::pg_missing;
+use super::recent_buffers::RecentBuffers;
 use super::relation::Index;
 
 const HEADER_BYTES: usize = 24;
@@ -34,6 +36,7 @@ pub struct IndexPages {
     known_blocks: Cell<BlockNumber>,
     /// Pages this process had read from disk when this was made.
     disk_reads: i64,
+    recent: Option<Rc<RecentBuffers>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -56,12 +59,18 @@ impl IndexPages {
             purpose,
             known_blocks: Cell::new(0),
             disk_reads: disk_reads(),
+            recent: None,
         }
     }
 
     /// Pages of an index in use.
     pub fn of(index: Index) -> Self {
         Self::new(index, Purpose::Life)
+    }
+
+    /// Pages for a search, which remembers where they were.
+    pub fn for_search(index: Index, recent: Rc<RecentBuffers>) -> Self {
+        Self { recent: Some(recent), ..Self::of(index) }
     }
 
     /// Pages for VACUUM.
@@ -108,8 +117,16 @@ impl IndexPages {
                 return Err(StoreError::Missing { block, pages });
             }
         }
+        let recent = self.recent.as_ref().map_or(0, |recent| recent.get(block));
+        let page = pg_missing::Page { relation: self.index.raw(), fork: self.fork, block, recent };
         // SAFETY: the relation is open and the block exists.
-        Ok(unsafe { pg_missing::read_and_lock(self.index.raw(), self.fork, block, self.strategy, mode as i32) })
+        let buffer = unsafe { pg_missing::read_and_lock(page, self.strategy, mode as i32) };
+        if let Some(buffers) = &self.recent
+            && buffer != recent
+        {
+            buffers.set(block, buffer);
+        }
+        Ok(buffer)
     }
 
     /// Adds a page, pinned and locked for writing.

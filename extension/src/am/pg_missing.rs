@@ -35,6 +35,20 @@ mod unguarded {
             mode: pg_sys::ReadBufferMode::Type,
             strategy: pg_sys::BufferAccessStrategy,
         ) -> pg_sys::Buffer;
+        #[cfg(feature = "pg15")]
+        pub fn ReadRecentBuffer(
+            file: pg_sys::RelFileNode,
+            fork: pg_sys::ForkNumber::Type,
+            block: pg_sys::BlockNumber,
+            recent: pg_sys::Buffer,
+        ) -> bool;
+        #[cfg(not(feature = "pg15"))]
+        pub fn ReadRecentBuffer(
+            file: pg_sys::RelFileLocator,
+            fork: pg_sys::ForkNumber::Type,
+            block: pg_sys::BlockNumber,
+            recent: pg_sys::Buffer,
+        ) -> bool;
         pub fn LockBuffer(buffer: pg_sys::Buffer, mode: i32);
         pub fn heap_hot_search_buffer(
             tid: pg_sys::ItemPointer,
@@ -48,26 +62,91 @@ mod unguarded {
     }
 }
 
+/// A page to be read.
+#[derive(Clone, Copy)]
+pub struct Page {
+    /// Of this relation.
+    pub relation: Relation,
+    /// In this fork.
+    pub fork: pg_sys::ForkNumber::Type,
+    /// Its number.
+    pub block: pg_sys::BlockNumber,
+    /// The buffer it was in the last time; 0 if that is not known.
+    pub recent: pg_sys::Buffer,
+}
+
+impl Page {
+    /// Looks first whether the page still is in the buffer it was in the last time, which is cheaper than looking it up.
+    ///
+    /// # Safety
+    /// The relation is open and has the block. Called within a guard.
+    #[inline(always)]
+    unsafe fn pin(self, strategy: pg_sys::BufferAccessStrategy) -> pg_sys::Buffer {
+        let Self { relation, fork, block, recent } = self;
+        // SAFETY: as the caller says.
+        unsafe {
+            #[cfg(feature = "pg15")]
+            let file = (*relation).rd_node;
+            #[cfg(not(feature = "pg15"))]
+            let file = (*relation).rd_locator;
+            if recent != 0 && unguarded::ReadRecentBuffer(file, fork, block, recent) {
+                count_buffer_hit(relation);
+                return recent;
+            }
+            let normal = pg_sys::ReadBufferMode::RBM_NORMAL;
+            unguarded::ReadBufferExtended(relation, fork, block, normal, strategy)
+        }
+    }
+}
+
+/// Pins a page.
+///
+/// # Safety
+/// The page's relation is open and has the block.
+#[inline]
+pub unsafe fn read(page: Page, strategy: pg_sys::BufferAccessStrategy) -> pg_sys::Buffer {
+    // SAFETY: as the caller says; the closure holds nothing that would have to be dropped.
+    unsafe { pg_guard_ffi_boundary(|| page.pin(strategy)) }
+}
+
 /// Pins a page and locks it.
 ///
 /// # Safety
-/// `relation` is open and has the block.
+/// The page's relation is open and has the block.
 #[inline]
-pub unsafe fn read_and_lock(
-    relation: Relation,
-    fork: pg_sys::ForkNumber::Type,
-    block: pg_sys::BlockNumber,
-    strategy: pg_sys::BufferAccessStrategy,
-    mode: i32,
-) -> pg_sys::Buffer {
+pub unsafe fn read_and_lock(page: Page, strategy: pg_sys::BufferAccessStrategy, mode: i32) -> pg_sys::Buffer {
     // SAFETY: as the caller says; the closure holds nothing that would have to be dropped.
     unsafe {
         pg_guard_ffi_boundary(|| {
-            let normal = pg_sys::ReadBufferMode::RBM_NORMAL;
-            let buffer = unguarded::ReadBufferExtended(relation, fork, block, normal, strategy);
+            let buffer = page.pin(strategy);
             unguarded::LockBuffer(buffer, mode);
             buffer
         })
+    }
+}
+
+/// `pgstat_count_buffer_read` and `pgstat_count_buffer_hit`, which `ReadRecentBuffer` leaves to its caller.
+///
+/// # Safety
+/// `relation` is open.
+unsafe fn count_buffer_hit(relation: Relation) {
+    // SAFETY: as the caller says; PostgreSQL owns the counters.
+    unsafe {
+        if (*relation).pgstat_info.is_null() {
+            return;
+        }
+        #[cfg(feature = "pg15")]
+        {
+            let counts = &mut (*(*relation).pgstat_info).t_counts;
+            counts.t_blocks_fetched += 1;
+            counts.t_blocks_hit += 1;
+        }
+        #[cfg(not(feature = "pg15"))]
+        {
+            let counts = &mut (*(*relation).pgstat_info).counts;
+            counts.blocks_fetched += 1;
+            counts.blocks_hit += 1;
+        }
     }
 }
 
