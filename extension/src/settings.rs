@@ -8,8 +8,8 @@ use std::ffi::{CStr, CString};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use esr_wire::AudioLimits;
-use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
+use esr_wire::{AudioLimits, Class};
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
 use crate::server;
 
@@ -19,6 +19,7 @@ static EMBEDDER_PROGRAM: Text = Text::new(Some(c"$pkglibdir/esr/esr-embedder"));
 static EMBEDDER_THREADS: GucSetting<i32> = GucSetting::<i32>::new(0);
 static DEFAULT_MODEL: Text = Text::new(Some(c"default"));
 static EMBEDDER_TIMEOUT_MS: GucSetting<i32> = GucSetting::<i32>::new(60_000);
+static REQUEST_CLASS: GucSetting<RequestClass> = GucSetting::<RequestClass>::new(RequestClass::Interactive);
 static TEXT_CACHE_ENTRIES: GucSetting<i32> = GucSetting::<i32>::new(256);
 static ENABLE_EXACT_SCAN: GucSetting<bool> = GucSetting::<bool>::new(true);
 static AUDIO_MAX_BYTES: GucSetting<i32> = GucSetting::<i32>::new(64 << 20);
@@ -30,6 +31,15 @@ static TARGET_RECALL: GucSetting<f64> = GucSetting::<f64>::new(esr_ivf::DEFAULT_
 static PROBES: GucSetting<i32> = GucSetting::<i32>::new(0);
 
 type Text = GucSetting<Option<CString>>;
+
+/// Values of `esr.request_class`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+enum RequestClass {
+    #[name = c"interactive"]
+    Interactive,
+    #[name = c"backfill"]
+    Backfill,
+}
 
 /// What the supervisor needs to start an embedder. Two equal values mean that a running one need not be restarted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,6 +91,14 @@ pub fn is_default_model(name: &str) -> bool {
 /// `esr.embedder_timeout`; `None` waits for ever.
 pub fn embedder_timeout() -> Option<Duration> {
     u64::try_from(EMBEDDER_TIMEOUT_MS.get()).ok().filter(|ms| *ms > 0).map(Duration::from_millis)
+}
+
+/// `esr.request_class`.
+pub fn request_class() -> Class {
+    match REQUEST_CLASS.get() {
+        RequestClass::Interactive => Class::Interactive,
+        RequestClass::Backfill => Class::Backfill,
+    }
 }
 
 /// `esr.text_cache_size`, entries per session.
@@ -164,6 +182,14 @@ pub fn define() {
         (0, i32::MAX),
         GucContext::Userset,
         GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_enum_guc(
+        c"esr.request_class",
+        c"How urgent this session's embeddings are.",
+        c"\"backfill\" gives way to the interactive requests of other sessions; set it where clips are embedded in bulk.",
+        &REQUEST_CLASS,
+        GucContext::Userset,
+        GucFlags::default(),
     );
     number(
         c"esr.text_cache_size",

@@ -57,6 +57,9 @@ struct ServeArguments {
     /// Folder of model folders.
     #[arg(long, value_name = "DIR")]
     model_directory: PathBuf,
+    /// Requests that may wait in each of the two queues, one for texts and one for clips; more are refused.
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    queue: u32,
     /// End when standard input ends, because its other end is the supervisor's.
     #[arg(long)]
     watch_stdin: bool,
@@ -121,6 +124,7 @@ fn serve(arguments: ServeArguments) -> Result<(), Box<dyn std::error::Error>> {
         threads: arguments.runtime.threads.into(),
         socket: arguments.socket,
         model_directory: arguments.model_directory,
+        queue: arguments.queue as usize,
         watch_stdin: arguments.watch_stdin,
     })?;
     Ok(())

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 use esr_encoder::bundle::{MANIFEST_FILE, is_plain_name};
-use esr_encoder::{Bundle, Encoder, Runtime};
+use esr_encoder::{Backend, Bundle, Encoder, Parts, Preparer, Runtime, Towers};
 use esr_wire::{Failure, FailureKind};
 
 use crate::failure::{self, failure, with_hint};
+use crate::inference::Tower;
 
 /// One loaded model.
 pub struct Model {
@@ -20,16 +22,23 @@ pub struct Model {
     pub tag: u64,
     /// Elements per embedding.
     pub dimension: u32,
-    /// Rate that clips must have, in samples per second.
-    pub sample_rate: u32,
-    encoder: Mutex<Encoder>,
+    /// Differs from that of every other model in memory: rows of one number may share a batch.
+    pub number: u64,
+    /// Makes rows of inputs, on any thread.
+    pub preparer: Preparer,
+    speech: Mutex<Box<dyn Backend>>,
+    text: Mutex<Box<dyn Backend>>,
 }
 
 impl Model {
-    /// The encoder, for the inference thread.
-    pub fn encoder(&self) -> MutexGuard<'_, Encoder> {
-        // A panic inside a run leaves the encoder as it was: it has no state but a counter.
-        self.encoder.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    /// One of its networks, for the thread of that lane.
+    pub fn tower(&self, tower: Tower) -> MutexGuard<'_, Box<dyn Backend>> {
+        let backend = match tower {
+            Tower::Speech => &self.speech,
+            Tower::Text => &self.text,
+        };
+        // A panic inside a run leaves the network as it was: it has no state.
+        backend.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
@@ -93,13 +102,17 @@ impl Models {
         let bundle = Bundle::open(&folder).map_err(|error| logged(failure::bundle(&error)))?;
         let runtime = Runtime::load(&self.library, self.threads).map_err(|error| logged(failure::runtime(&error)))?;
         let encoder = Encoder::load(&bundle, &runtime).map_err(|error| logged(failure::loading(name, &error)))?;
+        let Parts { manifest, tag, preparer, towers: Towers { speech, text } } = encoder.into_parts();
+        static NUMBERS: AtomicU64 = AtomicU64::new(0);
         Ok(Model {
             name: name.to_owned(),
-            version: encoder.manifest().version.clone(),
-            tag: encoder.tag(),
-            dimension: encoder.dimension() as u32,
-            sample_rate: encoder.sample_rate(),
-            encoder: Mutex::new(encoder),
+            version: manifest.version,
+            tag,
+            dimension: manifest.dimension as u32,
+            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
+            preparer,
+            speech: Mutex::new(speech),
+            text: Mutex::new(text),
         })
     }
 }

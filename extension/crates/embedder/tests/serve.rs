@@ -4,11 +4,11 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use esr_wire::{Failure, FailureKind, PROTOCOL_VERSION, Request, RequestBody, Response, ResponseBody};
+use esr_wire::{Failure, FailureKind, PROTOCOL_VERSION, RequestBody, Response, ResponseBody};
 use rustix::process::Signal;
 
 mod server;
-use server::{LIMITS, SLOW_TEXT, Server, fixture, wait_for, wav};
+use server::{LIMITS, SLOW_TEXT, Server, fixture, request, wait_for, wav};
 
 fn distance(a: &[f32], b: &[f32]) -> f64 {
     1.0 - a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>()
@@ -117,7 +117,7 @@ fn callers_of_another_protocol_are_refused() {
     let Some(server) = Server::start() else { return };
     let ask = |body: RequestBody| -> Response {
         let mut stream = server.connect();
-        esr_wire::write(&mut stream, &Request { id: 5, timeout_ms: None, body }).unwrap();
+        esr_wire::write(&mut stream, &request(5, None, body)).unwrap();
         let response = esr_wire::read(&mut stream).unwrap();
         assert_eq!(stream.read(&mut [0]).unwrap(), 0, "the connection is still open");
         response
@@ -131,12 +131,8 @@ fn callers_of_another_protocol_are_refused() {
 fn broken_frames_cost_only_their_connection() {
     let Some(server) = Server::start() else { return };
     let mut watcher = server.client();
-    let whole = esr_wire::encode(&Request {
-        id: 1,
-        timeout_ms: None,
-        body: RequestBody::EmbedText { model: "tiny".into(), texts: vec!["calm".into()] },
-    })
-    .unwrap();
+    let body = RequestBody::EmbedText { model: "tiny".into(), texts: vec!["calm".into()] };
+    let whole = esr_wire::encode(&request(1, None, body)).unwrap();
     let broken: [Vec<u8>; 5] = [
         vec![0xff; 100],
         (esr_wire::MAX_FRAME_BYTES + 1).to_le_bytes().to_vec(),

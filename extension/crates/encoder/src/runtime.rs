@@ -12,6 +12,7 @@ use ort::value::Tensor;
 use crate::backend::{Backend, Batch, Cancel, RunError};
 use crate::bundle::{Bundle, SPEECH_FILE, TEXT_FILE};
 use crate::embedding::Embedding;
+use crate::encoder::Towers;
 
 /// All fusions: weight-only int8 is written as Cast and Mul on constants, which this folds at load.
 const OPTIMISATION: GraphOptimizationLevel = GraphOptimizationLevel::All;
@@ -103,9 +104,9 @@ impl Runtime {
     }
 
     /// Sessions for both towers of a bundle. The error names the file and says what ONNX Runtime says.
-    pub fn backend(&self, bundle: &Bundle) -> Result<impl Backend + use<>, String> {
+    pub fn towers(&self, bundle: &Bundle) -> Result<Towers, String> {
         let dimension = bundle.manifest().dimension;
-        let open = |name: &'static str, inputs: [&str; 2]| -> Result<Session, String> {
+        let open = |name: &'static str, inputs: [&str; 2]| -> Result<Box<dyn Backend>, String> {
             let session = self.session(bundle.required(name)).map_err(|error| format!("{name}: {error}"))?;
             for input in inputs {
                 if !session.inputs().iter().any(|outlet| outlet.name() == input) {
@@ -115,12 +116,11 @@ impl Runtime {
             if !session.outputs().iter().any(|outlet| outlet.name() == OUTPUT) {
                 return Err(format!("{name}: it has no output named {OUTPUT:?}"));
             }
-            Ok(session)
+            Ok(Box::new(Tower { session, dimension }))
         };
-        Ok(OnnxBackend {
+        Ok(Towers {
             speech: open(SPEECH_FILE, ["waveform", "length"])?,
             text: open(TEXT_FILE, ["input_ids", "attention_mask"])?,
-            dimension,
         })
     }
 
@@ -150,29 +150,28 @@ impl Runtime {
 
 const OUTPUT: &str = "embedding";
 
-struct OnnxBackend {
-    speech: Session,
-    text: Session,
+struct Tower {
+    session: Session,
     dimension: usize,
 }
 
-impl Backend for OnnxBackend {
+impl Backend for Tower {
     fn run(&mut self, batch: &Batch, cancel: &Cancel) -> Result<Vec<Embedding>, RunError> {
         if cancel.is_cancelled() {
             return Err(RunError::Cancelled);
         }
         let fail = |error: ort::Error| RunError::Runtime(error.to_string());
         let rows = batch.rows();
-        let (session, inputs) = match batch {
+        let inputs = match batch {
             Batch::Speech { waveforms, lengths, samples } => {
                 let waveforms = Tensor::from_array(([rows, *samples], waveforms.clone())).map_err(fail)?;
                 let lengths = Tensor::from_array(([rows], lengths.clone())).map_err(fail)?;
-                (&mut self.speech, ort::inputs!["waveform" => waveforms, "length" => lengths])
+                ort::inputs!["waveform" => waveforms, "length" => lengths]
             }
             Batch::Text { ids, mask, tokens } => {
                 let ids = Tensor::from_array(([rows, *tokens], ids.clone())).map_err(fail)?;
                 let mask = Tensor::from_array(([rows, *tokens], mask.clone())).map_err(fail)?;
-                (&mut self.text, ort::inputs!["input_ids" => ids, "attention_mask" => mask])
+                ort::inputs!["input_ids" => ids, "attention_mask" => mask]
             }
         };
         let options = Arc::new(RunOptions::new().map_err(fail)?);
@@ -181,7 +180,7 @@ impl Backend for OnnxBackend {
             move || {
                 let _ = stop.terminate();
             },
-            || session.run_with_options(inputs, &options),
+            || self.session.run_with_options(inputs, &options),
         );
         let outputs = match result {
             Ok(outputs) => outputs,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use esr_wire::{AudioLimits, ByteBuf, Failure, PROTOCOL_VERSION, Request, RequestBody, Response, ResponseBody};
+use esr_wire::{AudioLimits, ByteBuf, Class, Failure, PROTOCOL_VERSION, Request, RequestBody, Response, ResponseBody};
 
 pub const LIMITS: AudioLimits =
     AudioLimits { max_bytes: 8 << 20, max_seconds: 120.0, max_channels: 8, max_rate: 96_000 };
@@ -86,7 +86,7 @@ impl Server {
 
     /// A connection that has greeted.
     pub fn client(&self) -> Client {
-        let mut client = Client { stream: self.connect(), next_id: 1 };
+        let mut client = Client { stream: self.connect(), class: Class::Interactive, role: 10, next_id: 1 };
         let hello = client.ask(RequestBody::Hello { protocol: PROTOCOL_VERSION }).unwrap();
         assert!(matches!(hello, ResponseBody::Hello { protocol: PROTOCOL_VERSION, .. }));
         client
@@ -107,14 +107,22 @@ impl Drop for Server {
 
 pub struct Client {
     pub stream: UnixStream,
+    pub class: Class,
+    pub role: u32,
     next_id: u64,
+}
+
+/// A request of the role 10.
+pub fn request(id: u64, timeout_ms: Option<u32>, body: RequestBody) -> Request {
+    Request { id, timeout_ms, body, class: Class::Interactive, role: 10 }
 }
 
 impl Client {
     pub fn send(&mut self, body: RequestBody, timeout_ms: Option<u32>) -> u64 {
         let id = self.next_id;
         self.next_id += 1;
-        esr_wire::write(&mut self.stream, &Request { id, timeout_ms, body }).unwrap();
+        let request = Request { class: self.class, role: self.role, ..request(id, timeout_ms, body) };
+        esr_wire::write(&mut self.stream, &request).unwrap();
         id
     }
 
