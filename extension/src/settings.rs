@@ -17,6 +17,7 @@ static MODEL_DIRECTORY: Text = Text::new(Some(c"$sharedir/esr/models"));
 static ONNXRUNTIME_LIBRARY: Text = Text::new(Some(c"$pkglibdir/esr/libonnxruntime.so"));
 static EMBEDDER_PROGRAM: Text = Text::new(Some(c"$pkglibdir/esr/esr-embedder"));
 static EMBEDDER_THREADS: GucSetting<i32> = GucSetting::<i32>::new(0);
+static EMBEDDER_QUEUE: GucSetting<i32> = GucSetting::<i32>::new(1_000);
 static DEFAULT_MODEL: Text = Text::new(Some(c"default"));
 static EMBEDDER_TIMEOUT_MS: GucSetting<i32> = GucSetting::<i32>::new(60_000);
 static REQUEST_CLASS: GucSetting<RequestClass> = GucSetting::<RequestClass>::new(RequestClass::Interactive);
@@ -52,6 +53,8 @@ pub struct EmbedderSettings {
     pub onnxruntime: PathBuf,
     /// Threads for inference.
     pub threads: usize,
+    /// Requests that may wait.
+    pub queue: i32,
 }
 
 /// Settings of the embedder process, with `$sharedir` and `$pkglibdir` replaced.
@@ -61,6 +64,7 @@ pub fn embedder() -> EmbedderSettings {
         model_directory: model_directory(),
         onnxruntime: path(&ONNXRUNTIME_LIBRARY),
         threads: threads(),
+        queue: EMBEDDER_QUEUE.get(),
     }
 }
 
@@ -163,6 +167,15 @@ pub fn define() {
         c"0 takes half of the machine's cores, at most 4.",
         &EMBEDDER_THREADS,
         (0, 1024),
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    number(
+        c"esr.embedder_queue",
+        c"Requests that may wait in the embedder, texts and clips counted apart; more are refused at once.",
+        c"Requests of class \"backfill\" may fill half of it.",
+        &EMBEDDER_QUEUE,
+        (1, 1_000_000),
         GucContext::Sighup,
         GucFlags::default(),
     );

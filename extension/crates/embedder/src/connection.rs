@@ -116,6 +116,8 @@ fn answer(request: Request, caller: &mut Caller, shared: &Shared, greeted: &mut 
     if !matches!(result, Err(Stop::CallerLeft)) {
         shared.statistics.requests.add(1);
         shared.statistics.failures.add(result.is_err().into());
+        let is_late = matches!(&result, Err(Stop::Failed(failure)) if failure.kind == FailureKind::Timeout);
+        shared.statistics.expired.add(is_late.into());
         shared.statistics.latency(start.elapsed());
     }
     result

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod admission;
+pub mod batch_bench;
 mod batcher;
 pub mod bench;
 mod connection;

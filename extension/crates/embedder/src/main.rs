@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use esr_audio::Limits;
-use esr_embedder::{bench, list, serve};
+use esr_embedder::{batch_bench, bench, list, serve};
 use esr_encoder::{Bundle, Encoder, Runtime, runtime};
 
 /// Embeds clips of speech and descriptions of speaking style with ONNX Runtime.
@@ -93,6 +93,9 @@ struct BenchArguments {
     /// About how long to measure, in seconds.
     #[arg(long, default_value_t = 20.0)]
     seconds: f64,
+    /// Measure batches of every size instead, and how much embeddings depend on their batch mates.
+    #[arg(long)]
+    batches: bool,
     /// Print one JSON object instead of a table.
     #[arg(long)]
     json: bool,
@@ -157,6 +160,15 @@ fn lines(file: &Path) -> Result<impl Iterator<Item = String>, Box<dyn std::error
 
 fn measure(arguments: &BenchArguments) -> Result<(), Box<dyn std::error::Error>> {
     let mut encoder = arguments.runtime.encoder(&arguments.bundle)?;
+    if arguments.batches {
+        let report = batch_bench::run(encoder, arguments.runtime.threads.into(), arguments.seconds)?;
+        if arguments.json {
+            println!("{}", serde_json::to_string(&report)?)
+        } else {
+            println!("{report}")
+        }
+        return Ok(());
+    }
     let report = bench::run(&mut encoder, arguments.runtime.threads.into(), arguments.seconds)?;
     if arguments.json {
         println!("{}", serde_json::to_string(&report)?);

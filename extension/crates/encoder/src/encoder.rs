@@ -11,12 +11,13 @@ use crate::prepare::{self, Preparer, RateError};
 use crate::runtime::Runtime;
 use crate::tokenizer::{TextError, Tokenizer};
 
-/// Padded samples of one pass through the speech tower, in seconds. Measured on one core with the default bundle: four
-/// clips of 3 s cost as much each as one alone (50 ms), eight cost 15 % more, because they no longer fit in the cache.
-/// It also bounds a pass's memory and how long a cancelled one goes on.
-pub const BATCH_SECONDS: f64 = 12.0;
-/// Padded tokens of one pass through the text tower. Measured likewise, with texts of eight tokens: 4.0 ms for one alone,
-/// 1.4 ms each for 16 to 64 together, 1.6 ms for 256.
+/// Padded samples of one pass through the speech tower, in seconds. Measured with `esr-embedder bench models/default --batches` on
+/// one core, processor time a clip: of 1 s, 17.9 ms alone, 14.5 ms in fours, 15.8 ms in sixteens; of 3 s, 46.3 ms alone, 45.2 ms
+/// in twos, 48.3 ms in eights; of 10 s, 167 ms alone, 177 ms in twos: larger batches no longer fit in the cache. It also bounds a
+/// pass's memory, how long a cancelled one goes on, and how long an interactive one waits for one of backfill.
+pub const BATCH_SECONDS: f64 = 6.0;
+/// Padded tokens of one pass through the text tower. Measured likewise, texts of nine tokens: 3.2 ms alone, 1.4 ms in sixteens,
+/// 1.3 ms from 32 to 256.
 pub const BATCH_TOKENS: usize = 512;
 /// Of a batch's rows, the shortest is at least this part of the longest: the rest would be computed on padding.
 pub const SHORTEST_SHARE: f64 = 0.9;

@@ -176,6 +176,7 @@ impl Model {
         let did_something = !batch.is_empty() || !expired.is_empty();
         batch.into_iter().for_each(|row| self.end(row, Fate::Ran));
         expired.into_iter().for_each(|row| self.end(row, Fate::Expired));
+        self.forget_idle_roles();
         did_something
     }
 

@@ -44,6 +44,11 @@ impl Server {
     }
 
     pub fn start_with(library: &Path) -> Self {
+        Self::start_queue(library, 1_000)
+    }
+
+    /// With room for so many waiting requests.
+    pub fn start_queue(library: &Path, queue: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let models = folder.path().join("models");
         std::fs::create_dir(&models).unwrap();
@@ -51,7 +56,7 @@ impl Server {
             std::os::unix::fs::symlink(fixture(&format!("{name}-bundle")), models.join(name)).unwrap();
         }
         let child = Command::new(env!("CARGO_BIN_EXE_esr-embedder"))
-            .args(["serve", "--watch-stdin", "--threads", "1", "--socket"])
+            .args(["serve", "--watch-stdin", "--threads", "1", "--queue", &queue.to_string(), "--socket"])
             .arg(folder.path().join("socket"))
             .arg("--model-directory")
             .arg(models)
@@ -90,6 +95,14 @@ impl Server {
         let hello = client.ask(RequestBody::Hello { protocol: PROTOCOL_VERSION }).unwrap();
         assert!(matches!(hello, ResponseBody::Hello { protocol: PROTOCOL_VERSION, .. }));
         client
+    }
+
+    /// Processor time of the server so far, in ticks of 1/100 s.
+    pub fn ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        // Behind the command in parentheses: state is field 3, utime 14 and stime 15.
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
     }
 
     pub fn signal(&self, signal: rustix::process::Signal) {
