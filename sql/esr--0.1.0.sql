@@ -398,7 +398,7 @@ COMMENT ON FUNCTION esr_index_check(regclass, boolean) IS
 -- longer than the scan.) A clip is embedded by each call of esr_embed_speech, so the planner should call it last.
 --
 -- Errors: 22P03 unreadable or unsupported audio, 22000 nothing to hear, 54000 over a limit of esr.audio_max_*,
--- 22023 unusable text, 42704 no such model, F0000 damaged model, 58P01 ONNX Runtime missing, 53000 and 53200 overload and
+-- 22023 unusable text, 42704 no such model, F0000 damaged model, 58P01 ONNX Runtime (or its CUDA) missing, 53000 and 53200 overload and
 -- memory, 53400 no worker slot, 58000 no embedder, or one that ended or did not answer in time: try again.
 
 CREATE FUNCTION esr_embed_text(text) RETURNS esr_vector
@@ -580,7 +580,7 @@ COMMENT ON COLUMN esr_stat_embedder.mean_batch IS 'texts and windows of clips pe
 COMMENT ON COLUMN esr_stat_embedder.halved IS 'runs that failed and were tried again with half of their rows, until the bad row failed alone';
 COMMENT ON COLUMN esr_stat_embedder.memory IS 'resident memory of the process, bytes';
 COMMENT ON COLUMN esr_stat_embedder.peak_memory IS 'the most it has been, bytes';
-COMMENT ON COLUMN esr_stat_embedder.device IS 'where the networks run, such as cpu';
+COMMENT ON COLUMN esr_stat_embedder.device IS 'where the networks run, such as cpu or cuda:0; NULL before the first model is loaded';
 COMMENT ON COLUMN esr_stat_embedder.models IS 'models in memory';
 COMMENT ON COLUMN esr_stat_embedder.p50_ms IS 'median time of the last thousand requests, milliseconds';
 COMMENT ON COLUMN esr_stat_embedder.p99_ms IS '99th percentile of the same';

@@ -46,6 +46,9 @@ impl Embedder {
         command.arg("--onnxruntime").arg(&settings.onnxruntime);
         command.arg("--threads").arg(settings.threads.to_string()).arg("--watch-stdin");
         command.arg("--queue").arg(settings.queue.to_string());
+        command.arg("--execution-provider").arg(settings.provider);
+        command.arg("--cuda-device").arg(settings.cuda_device.to_string());
+        command.args(settings.cuda_memory_mib.map(|mib| format!("--cuda-memory-mib={mib}")));
         command.envs(ALLOCATOR.iter().filter(|(name, _)| std::env::var_os(name).is_none()).copied());
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         command.process_group(0);

@@ -161,7 +161,10 @@ impl Connection {
                 && statement.is_some_and(|left| patience.is_none_or(|all| left < all))
             {
                 // The statement's own time is up, and its error is the right one; the embedder's clock was ahead.
-                server::wait(None, Some(OWN_TIMEOUT_PATIENCE), OnPostmasterDeath::Exit);
+                let wait = Deadline::new(Some(OWN_TIMEOUT_PATIENCE));
+                while let Ok(left) = wait.left() {
+                    server::wait(None, left, OnPostmasterDeath::Exit);
+                }
             }
             EmbedError::Refused(failure)
         })

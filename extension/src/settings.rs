@@ -17,6 +17,9 @@ static MODEL_DIRECTORY: Text = Text::new(Some(c"$sharedir/esr/models"));
 static ONNXRUNTIME_LIBRARY: Text = Text::new(Some(c"$pkglibdir/esr/libonnxruntime.so"));
 static EMBEDDER_PROGRAM: Text = Text::new(Some(c"$pkglibdir/esr/esr-embedder"));
 static EMBEDDER_THREADS: GucSetting<i32> = GucSetting::<i32>::new(0);
+static EXECUTION_PROVIDER: GucSetting<Provider> = GucSetting::<Provider>::new(Provider::Auto);
+static CUDA_DEVICE: GucSetting<i32> = GucSetting::<i32>::new(0);
+static CUDA_MEMORY_LIMIT_MB: GucSetting<i32> = GucSetting::<i32>::new(0);
 static EMBEDDER_QUEUE: GucSetting<i32> = GucSetting::<i32>::new(1_000);
 static DEFAULT_MODEL: Text = Text::new(Some(c"default"));
 static EMBEDDER_TIMEOUT_MS: GucSetting<i32> = GucSetting::<i32>::new(60_000);
@@ -42,6 +45,17 @@ enum RequestClass {
     Backfill,
 }
 
+/// Values of `esr.execution_provider`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+enum Provider {
+    #[name = c"auto"]
+    Auto,
+    #[name = c"cpu"]
+    Cpu,
+    #[name = c"cuda"]
+    Cuda,
+}
+
 /// What the supervisor needs to start an embedder. Two equal values mean that a running one need not be restarted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EmbedderSettings {
@@ -55,6 +69,12 @@ pub struct EmbedderSettings {
     pub threads: usize,
     /// Requests that may wait.
     pub queue: i32,
+    /// `auto`, `cpu` or `cuda`.
+    pub provider: &'static str,
+    /// Number of the GPU.
+    pub cuda_device: i32,
+    /// Most memory of each network on the GPU, in MiB.
+    pub cuda_memory_mib: Option<i32>,
 }
 
 /// Settings of the embedder process, with `$sharedir` and `$pkglibdir` replaced.
@@ -65,6 +85,13 @@ pub fn embedder() -> EmbedderSettings {
         onnxruntime: path(&ONNXRUNTIME_LIBRARY),
         threads: threads(),
         queue: EMBEDDER_QUEUE.get(),
+        provider: match EXECUTION_PROVIDER.get() {
+            Provider::Auto => "auto",
+            Provider::Cpu => "cpu",
+            Provider::Cuda => "cuda",
+        },
+        cuda_device: CUDA_DEVICE.get(),
+        cuda_memory_mib: Some(CUDA_MEMORY_LIMIT_MB.get()).filter(|mib| *mib > 0),
     }
 }
 
@@ -178,6 +205,32 @@ pub fn define() {
         (1, 1_000_000),
         GucContext::Sighup,
         GucFlags::default(),
+    );
+    GucRegistry::define_enum_guc(
+        c"esr.execution_provider",
+        c"Where models run.",
+        c"\"auto\" takes a GPU if there is a usable one, and esr_stat_embedder says what it got; \"cuda\" is an error without one.",
+        &EXECUTION_PROVIDER,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    number(
+        c"esr.cuda_device",
+        c"Number of the GPU that models run on.",
+        c"As the driver counts them.",
+        &CUDA_DEVICE,
+        (0, 1023),
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    number(
+        c"esr.cuda_memory_limit",
+        c"Most memory that each network of a model may take on the GPU.",
+        c"0 leaves it to ONNX Runtime.",
+        &CUDA_MEMORY_LIMIT_MB,
+        (0, 1 << 20),
+        GucContext::Sighup,
+        GucFlags::UNIT_MB,
     );
     GucRegistry::define_string_guc(
         c"esr.default_model",

@@ -38,7 +38,7 @@ fn embedder(_: &Call) -> Result<String, EmbedError> {
             "halved": status.halved,
             "memory": status.memory,
             "peak_memory": status.peak_memory,
-            "device": status.device,
+            "device": Some(status.device).filter(|device| !device.is_empty()),
             "models": status.models,
             "p50_ms": status.p50_ms,
             "p99_ms": status.p99_ms,

@@ -1,8 +1,8 @@
 //! Which rows are computed next, and together. Knows neither threads nor sockets nor models, and reads no clock: whoever
 //! calls says what time it is, so that every promise below is tested without waiting.
 //!
-//! A *row* is one text or one window of a clip, of a *length* in tokens or samples. A *job* is what a connection waits for:
-//! rows of one request. A batch holds rows of one group (a model), of similar length, and never costs more than the budget:
+//! A *row* is one text or one window of a clip, of a *length* in tokens or microseconds. A *job* is what a connection waits for:
+//! rows of one request. A batch holds rows of one group (a model), of similar length, and never costs more than the group's budget:
 //! rows times the longest of them, because the shorter ones are padded; only a single row may cost more. Its *leader* is chosen first:
 //!
 //! * interactive before backfill, but after [`Limits::streak`] interactive batches in a row it is backfill's turn, if any waits;
@@ -21,8 +21,6 @@ use esr_wire::Class;
 /// Bounds on batches and on the queue.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Limits {
-    /// Cost of a batch: its rows times the length of the longest, in tokens or samples.
-    pub budget: u64,
     /// The shortest row of a batch is at least this part of the longest.
     pub shortest_share: f64,
     /// Jobs that may wait. Backfill may take half of them.
@@ -53,8 +51,10 @@ pub struct Origin {
 pub struct Row<T> {
     /// Only rows of one group share a batch.
     pub group: u64,
-    /// Tokens or samples.
+    /// In tokens or microseconds.
     pub length: u64,
+    /// Cost of a batch of this group: its rows times the length of the longest.
+    pub budget: u64,
     /// What the caller gets back.
     pub payload: T,
 }
@@ -224,9 +224,10 @@ impl<T> Batcher<T> {
             return None;
         }
         let roles = &self.classes[index(class)];
-        let until = roles.queues[&role][0].since + self.limits.max_delay;
+        let leader = &roles.queues[&role][0];
+        let until = leader.since + self.limits.max_delay;
         let rows = roles.queues.values().flatten();
-        let is_full = rows.map(|waiting| waiting.row.length).sum::<u64>() >= self.limits.budget;
+        let is_full = rows.map(|waiting| waiting.row.length).sum::<u64>() >= leader.row.budget;
         (now < until && !is_full).then_some(until)
     }
 
@@ -279,8 +280,8 @@ impl<T> Roles<T> {
                 }
                 let row = &waiting.row;
                 let grown = match &shape {
-                    None => Some(Shape { group: row.group, rows: 1, shortest: row.length, longest: row.length }),
-                    Some(shape) => shape.with(row.group, row.length, limits),
+                    None => Some(Shape::new(row)),
+                    Some(shape) => shape.with(row, limits),
                 };
                 match grown {
                     Some(grown) => {
@@ -289,14 +290,14 @@ impl<T> Roles<T> {
                     }
                     None => stay.push_back(waiting),
                 }
-                if shape.as_ref().is_some_and(|shape| shape.is_full(limits)) {
+                if shape.as_ref().is_some_and(|shape| shape.is_full()) {
                     break;
                 }
             }
             stay.append(queue);
             *queue = stay;
             self.forget_if_empty(role);
-            if shape.as_ref().is_some_and(|shape| shape.is_full(limits)) {
+            if shape.as_ref().is_some_and(|shape| shape.is_full()) {
                 break;
             }
         }
@@ -312,22 +313,28 @@ impl<T> Roles<T> {
 /// What a batch has so far.
 struct Shape {
     group: u64,
+    budget: u64,
     rows: u64,
     shortest: u64,
     longest: u64,
 }
 
 impl Shape {
-    fn with(&self, group: u64, length: u64, limits: &Limits) -> Option<Shape> {
-        let (shortest, longest) = (self.shortest.min(length), self.longest.max(length));
-        let fits = (self.rows + 1).saturating_mul(longest) <= limits.budget;
+    fn new<T>(row: &Row<T>) -> Shape {
+        Shape { group: row.group, budget: row.budget, rows: 1, shortest: row.length, longest: row.length }
+    }
+
+    fn with<T>(&self, row: &Row<T>, limits: &Limits) -> Option<Shape> {
+        let (shortest, longest) = (self.shortest.min(row.length), self.longest.max(row.length));
+        let fits = (self.rows + 1).saturating_mul(longest) <= self.budget;
         let is_similar = shortest as f64 >= limits.shortest_share * longest as f64;
-        (group == self.group && fits && is_similar).then_some(Shape { group, rows: self.rows + 1, shortest, longest })
+        let is_mate = row.group == self.group && fits && is_similar;
+        is_mate.then_some(Shape { rows: self.rows + 1, shortest, longest, ..*self })
     }
 
     /// Whether no further row can fit, however short.
-    fn is_full(&self, limits: &Limits) -> bool {
-        (self.rows + 1).saturating_mul(self.longest) > limits.budget
+    fn is_full(&self) -> bool {
+        (self.rows + 1).saturating_mul(self.longest) > self.budget
     }
 }
 

@@ -13,6 +13,7 @@ use rustix::fd::OwnedFd;
 use crate::admission::{Admission, ReadError};
 use crate::embed;
 use crate::failure::{failure, with_hint};
+use crate::gate::Gate;
 use crate::inference::Lane;
 use crate::models::Models;
 use crate::statistics::Statistics;
@@ -31,6 +32,8 @@ pub struct Shared {
     pub text: Lane,
     /// Bounds what all requests together may hold in memory.
     pub admission: Admission,
+    /// Bounds how many clips are decoded at a time.
+    pub decoders: Gate,
     /// The counters.
     pub statistics: Arc<Statistics>,
 }
@@ -108,7 +111,11 @@ fn answer(request: Request, caller: &mut Caller, shared: &Shared, greeted: &mut 
     }
     if let RequestBody::Status = request.body {
         let lanes = [shared.speech.depth(), shared.text.depth()];
-        return Ok(ResponseBody::Status(shared.statistics.snapshot(shared.models.names(), lanes)));
+        return Ok(ResponseBody::Status(shared.statistics.snapshot(
+            shared.models.names(),
+            shared.models.devices(),
+            lanes,
+        )));
     }
     let start = Instant::now();
     caller.deadline = request.timeout_ms.map(|timeout| start + Duration::from_millis(timeout.into()));

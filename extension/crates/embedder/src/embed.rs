@@ -10,6 +10,7 @@ use esr_wire::{AudioLimits, ByteBuf, Failure, FailureKind, Request, RequestBody,
 use crate::batcher::Origin;
 use crate::connection::{Caller, Shared, Stop};
 use crate::failure::{self, failure, of_item};
+use crate::gate::Gate;
 use crate::inference::{Input, Job, Lane};
 use crate::models::Model;
 use crate::ticket::RowError;
@@ -17,7 +18,7 @@ use crate::ticket::RowError;
 /// Clips of a request that are decoded and queued at a time: bounds memory, and lets other sessions' requests in between.
 const CLIPS_AT_ONCE: usize = 32;
 /// Sound of the same, in seconds.
-const SECONDS_AT_ONCE: f64 = 60.0;
+const SECONDS_AT_ONCE: f64 = 30.0;
 /// Texts of a request that are queued at a time.
 const TEXTS_AT_ONCE: usize = 256;
 
@@ -41,7 +42,7 @@ pub fn embed(request: Request, caller: &Caller, shared: &Shared) -> Result<Respo
             let mut pipeline = Pipeline::new(&model, &shared.speech, origin, caller, count);
             let mut clips = clips.into_iter().enumerate().peekable();
             while clips.peek().is_some() {
-                pipeline.push(speech_part(&mut clips, &limits, &model, caller)?)?;
+                pipeline.push(speech_part(&mut clips, &limits, &model, caller, &shared.decoders)?)?;
             }
             let values = pipeline.finish()?;
             shared.statistics.clips.add(count as u64);
@@ -83,6 +84,7 @@ fn speech_part(
     limits: &AudioLimits,
     model: &Model,
     caller: &Caller,
+    decoders: &Gate,
 ) -> Result<Part, Stop> {
     let mut part = Part { inputs: Vec::new(), rows: Vec::new(), first: 0 };
     let mut seconds = 0.0;
@@ -91,6 +93,7 @@ fn speech_part(
         if part.rows.is_empty() {
             part.first = item;
         }
+        let _place = decoders.enter(|| caller.check_wanted())?;
         let (windows, length) = decode(&bytes, limits, model).map_err(|failure| of_item(failure, item))?;
         seconds += length;
         part.rows.push(windows.len());

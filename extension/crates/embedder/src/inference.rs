@@ -116,6 +116,7 @@ impl Lane {
         let rows = inputs.into_iter().enumerate().map(|(at, input)| Row {
             group: model.number,
             length: input.length(model),
+            budget: model.budget(self.0.tower),
             payload: Entry { model: model.clone(), input, job: number, ticket: ticket.clone(), at },
         });
         let pushed = self.state().batcher.push(Origin { job: number, ..origin }, rows.collect(), Instant::now());

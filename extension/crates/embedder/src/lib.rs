@@ -15,6 +15,7 @@ pub mod bench;
 mod connection;
 mod embed;
 mod failure;
+mod gate;
 mod inference;
 mod isolate;
 pub mod list;

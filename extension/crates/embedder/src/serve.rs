@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use esr_encoder::encoder::{BATCH_SECONDS, BATCH_TOKENS, SHORTEST_SHARE};
+use esr_encoder::device::DeviceOptions;
+use esr_encoder::encoder::SHORTEST_SHARE;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::Mode;
 use rustix::process::{Signal, geteuid, set_parent_process_death_signal, umask};
@@ -18,6 +19,7 @@ use rustix::process::{Signal, geteuid, set_parent_process_death_signal, umask};
 use crate::admission::{self, Admission};
 use crate::batcher::Limits;
 use crate::connection::{self, Shared};
+use crate::gate::Gate;
 use crate::inference::{Lane, Tower};
 use crate::models::Models;
 use crate::statistics::Statistics;
@@ -32,9 +34,6 @@ const CONNECTION_STACK: usize = 2 << 20;
 /// The kernel's choice when memory runs out: rather this process than PostgreSQL (0) or a neighbour.
 const OUT_OF_MEMORY_SCORE: &str = "500";
 
-/// Padded sound of one pass, in microseconds.
-const SPEECH_BUDGET_US: u64 = (BATCH_SECONDS * 1e6) as u64;
-
 /// Interactive batches in a row while backfill waits: it gets a tenth of them at least.
 const STREAK: u32 = 9;
 
@@ -42,8 +41,8 @@ const STREAK: u32 = 9;
 /// (ARCHITECTURE.md), and a lone request would only become slower.
 const MAX_DELAY: Duration = Duration::ZERO;
 
-fn limits(budget: u64, jobs: usize) -> Limits {
-    Limits { budget, shortest_share: SHORTEST_SHARE, jobs, max_delay: MAX_DELAY, streak: STREAK }
+fn limits(jobs: usize) -> Limits {
+    Limits { shortest_share: SHORTEST_SHARE, jobs, max_delay: MAX_DELAY, streak: STREAK }
 }
 
 /// How to serve.
@@ -57,6 +56,8 @@ pub struct Options {
     pub library: PathBuf,
     /// Threads of one run.
     pub threads: usize,
+    /// Where models run.
+    pub device: DeviceOptions,
     /// Requests that may wait.
     pub queue: usize,
     /// A supervisor holds the other end of standard input: end when it is closed.
@@ -93,17 +94,20 @@ pub fn run(options: Options) -> Result<(), ServeError> {
         listen(&options.socket).map_err(|source| ServeError::Socket { path: options.socket.clone(), source })?;
     let statistics = Arc::new(Statistics::new());
     let shared = Arc::new(Shared {
-        models: Models::new(options.model_directory.clone(), options.library.clone(), options.threads),
-        speech: Lane::start(Tower::Speech, limits(SPEECH_BUDGET_US, options.queue), statistics.clone())?,
-        text: Lane::start(Tower::Text, limits(BATCH_TOKENS as u64, options.queue), statistics.clone())?,
+        models: Models::new(options.model_directory.clone(), options.library.clone(), options.threads, options.device),
+        speech: Lane::start(Tower::Speech, limits(options.queue), statistics.clone())?,
+        text: Lane::start(Tower::Text, limits(options.queue), statistics.clone())?,
+        decoders: Gate::new(2 * std::thread::available_parallelism().map_or(1, usize::from)),
         admission: Admission::new(admission::ROOM),
         statistics,
     });
     eprintln!(
-        "esr-embedder: version {} listens on {} with {} thread(s)",
+        "esr-embedder: version {} listens on {}: {} thread(s), execution provider {}, room for {} waiting requests",
         env!("CARGO_PKG_VERSION"),
         options.socket.display(),
-        options.threads
+        options.threads,
+        options.device.provider,
+        options.queue
     );
     let reason = accept_until_told(&listener, &signals, options.watch_stdin, &shared)?;
     let _ = std::fs::remove_file(&options.socket);

@@ -97,7 +97,7 @@ impl Statistics {
     }
 
     /// Everything as the wire tells it. `lanes`: requests that wait in each lane, and whether it computes.
-    pub fn snapshot(&self, models: Vec<String>, lanes: [(usize, bool); 2]) -> esr_wire::Status {
+    pub fn snapshot(&self, models: Vec<String>, device: String, lanes: [(usize, bool); 2]) -> esr_wire::Status {
         let memory = Memory::now();
         let latencies = self.latencies.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
         let mut latencies: Vec<Duration> = latencies.into();
@@ -123,7 +123,7 @@ impl Statistics {
             running: lanes.iter().map(|(_, running)| u32::from(*running)).sum(),
             memory: memory.resident,
             peak_memory: memory.peak,
-            device: "cpu".into(),
+            device,
             models,
             p50_ms: percentile(50),
             p99_ms: percentile(99),
@@ -159,10 +159,10 @@ mod tests {
     #[test]
     fn percentiles_are_of_the_last_thousand() {
         let statistics = Statistics::new();
-        assert_eq!(statistics.snapshot(vec![], [(0, false); 2]).p50_ms, 0.0);
+        assert_eq!(statistics.snapshot(vec![], String::new(), [(0, false); 2]).p50_ms, 0.0);
         (0..500).for_each(|_| statistics.latency(Duration::from_secs(9)));
         (1..=1_000).for_each(|ms| statistics.latency(Duration::from_millis(ms)));
-        let status = statistics.snapshot(vec![], [(0, false); 2]);
+        let status = statistics.snapshot(vec![], String::new(), [(0, false); 2]);
         assert_eq!((status.p50_ms.round(), status.p99_ms.round()), (500.0, 990.0));
     }
 }

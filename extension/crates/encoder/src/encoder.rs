@@ -5,10 +5,11 @@ use esr_audio::Waveform;
 
 use crate::backend::{self, Backend, Batch, Cancel, RunError};
 use crate::bundle::{Bundle, GOLDEN_FILE, Manifest, TOKENIZER_FILE};
+use crate::device::Device;
 use crate::embedding::Embedding;
 use crate::golden::{self, Golden, GoldenError};
 use crate::prepare::{self, Preparer, RateError};
-use crate::runtime::Runtime;
+use crate::runtime::{Runtime, RuntimeError};
 use crate::tokenizer::{TextError, Tokenizer};
 
 /// Padded samples of one pass through the speech tower, in seconds. Measured with `esr-embedder bench models/default --batches` on
@@ -55,6 +56,9 @@ pub enum LoadError {
     /// An ONNX file is wrong.
     #[error("{0}")]
     Model(String),
+    /// The device that was asked for cannot be had.
+    #[error(transparent)]
+    Device(#[from] RuntimeError),
     /// The golden vectors are not met.
     #[error(transparent)]
     Golden(#[from] GoldenError),
@@ -75,6 +79,8 @@ pub struct Towers {
     pub speech: Box<dyn Backend>,
     /// Takes [`Batch::Text`].
     pub text: Box<dyn Backend>,
+    /// Where they run.
+    pub device: Device,
 }
 
 /// A loaded model taken apart, for a server that makes its own batches.
@@ -92,7 +98,7 @@ pub struct Parts {
 impl Encoder {
     /// Loads both towers and the tokenizer, and checks the golden vectors.
     pub fn load(bundle: &Bundle, runtime: &Runtime) -> Result<Self, LoadError> {
-        let mut encoder = Self::with_towers(bundle, runtime.towers(bundle).map_err(LoadError::Model)?)?;
+        let mut encoder = Self::with_towers(bundle, runtime.towers(bundle)?)?;
         golden::check(&mut encoder, &Golden::parse(bundle.required(GOLDEN_FILE))?)?;
         encoder.passes = 0;
         Ok(encoder)
@@ -211,7 +217,7 @@ mod tests {
         let bundle = Bundle::open(&folder).unwrap();
         let runs = Runs::default();
         let fake = || Box::new(Fake { dimension: bundle.manifest().dimension, runs: runs.clone() });
-        (Encoder::with_towers(&bundle, Towers { speech: fake(), text: fake() }).unwrap(), runs)
+        (Encoder::with_towers(&bundle, Towers { speech: fake(), text: fake(), device: Device::Cpu }).unwrap(), runs)
     }
 
     fn clip(samples: usize, level: f32) -> Waveform {

@@ -11,6 +11,7 @@
 
 pub mod backend;
 pub mod bundle;
+pub mod device;
 pub mod embedding;
 pub mod encoder;
 pub mod golden;

@@ -172,7 +172,7 @@ pub struct Status {
     pub memory: u64,
     /// The most it has been, bytes.
     pub peak_memory: u64,
-    /// Execution provider in use, such as `cpu`.
+    /// Where the loaded models run, such as `cpu` or `cuda:0`; empty while none is loaded.
     pub device: String,
     /// Names of the bundles in memory.
     pub models: Vec<String>,

@@ -4,7 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-const LIMITS: Limits = Limits { budget: 60, shortest_share: 0.5, jobs: 12, max_delay: Duration::ZERO, streak: 3 };
+const BUDGET: u64 = 60;
+const LIMITS: Limits = Limits { shortest_share: 0.5, jobs: 12, max_delay: Duration::ZERO, streak: 3 };
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -88,7 +89,9 @@ impl Model {
                 let origin = Origin { job: self.jobs, class, role, deadline, goes_on };
                 let first = self.rows.len();
                 let rows = lengths.iter().enumerate();
-                let rows = rows.map(|(at, length)| Row { group, length: *length, payload: first + at }).collect();
+                let rows = rows
+                    .map(|(at, length)| Row { group, length: *length, budget: BUDGET, payload: first + at })
+                    .collect();
                 let is_full = self.waiting_jobs(None) >= LIMITS.jobs
                     || class == Class::Backfill && self.waiting_jobs(Some(class)) >= LIMITS.jobs / 2;
                 let result = self.batcher.push(origin, rows, self.now);
@@ -131,7 +134,7 @@ impl Model {
             );
             let lengths: Vec<u64> = batch.iter().map(|row| self.rows[*row].length).collect();
             let (shortest, longest) = (*lengths.iter().min().unwrap(), *lengths.iter().max().unwrap());
-            assert!(batch.len() == 1 || batch.len() as u64 * longest <= LIMITS.budget, "{lengths:?}");
+            assert!(batch.len() == 1 || batch.len() as u64 * longest <= BUDGET, "{lengths:?}");
             assert!(shortest as f64 >= LIMITS.shortest_share * longest as f64, "{lengths:?}");
             for row in &batch {
                 let known = &self.rows[*row];
@@ -217,7 +220,7 @@ fn origin(job: u64, class: Class, role: u32) -> Origin {
 }
 
 fn rows(lengths: &[u64]) -> Vec<Row<u64>> {
-    lengths.iter().map(|length| Row { group: 0, length: *length, payload: *length }).collect()
+    lengths.iter().map(|length| Row { group: 0, length: *length, budget: BUDGET, payload: *length }).collect()
 }
 
 #[test]
