@@ -398,7 +398,7 @@ COMMENT ON FUNCTION esr_index_check(regclass, boolean) IS
 -- longer than the scan.) A clip is embedded by each call of esr_embed_speech, so the planner should call it last.
 --
 -- Errors: 22P03 unreadable or unsupported audio, 22000 nothing to hear, 54000 over a limit of esr.audio_max_*,
--- 22023 unusable text, 42704 no such model, F0000 damaged model, 58P01 ONNX Runtime missing, 53000 and 53200 overload and
+-- 22023 unusable text, 42704 no such model, F0000 damaged model, 58P01 ONNX Runtime (or its CUDA) missing, 53000 and 53200 overload and
 -- memory, 53400 no worker slot, 58000 no embedder, or one that ended or did not answer in time: try again.
 
 CREATE FUNCTION esr_embed_text(text) RETURNS esr_vector
@@ -555,22 +555,32 @@ REVOKE ALL ON FUNCTION esr_embedder_status() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION esr_embedder_status() TO pg_monitor;
 
 CREATE VIEW esr_stat_embedder AS
-    SELECT s.pid, make_interval(secs => s.uptime_s) AS uptime, s.requests, s.failures, s.cancelled, s.texts, s.clips,
-           s.batches, s.device, s.models, s.p50_ms, s.p99_ms, s.restarts, s.last_failure
+    SELECT s.pid, make_interval(secs => s.uptime_s) AS uptime, s.requests, s.failures, s.cancelled, s.refused, s.expired,
+           s.queued, s.running, s.texts, s.clips, s.batches, s.mean_batch, s.halved, s.device, s.memory, s.peak_memory, s.models,
+           s.p50_ms, s.p99_ms, s.restarts, s.last_failure
     FROM json_to_record(esr_embedder_status()) AS s(
-        pid integer, uptime_s double precision, requests bigint, failures bigint, cancelled bigint, texts bigint,
-        clips bigint, batches bigint, device text, models text[], p50_ms real, p99_ms real, restarts bigint,
-        last_failure text);
+        pid integer, uptime_s double precision, requests bigint, failures bigint, cancelled bigint, refused bigint,
+        expired bigint, queued integer, running integer, texts bigint, clips bigint, batches bigint, mean_batch real,
+        halved bigint, device text, memory bigint, peak_memory bigint, models text[], p50_ms real, p99_ms real,
+        restarts bigint, last_failure text);
 COMMENT ON VIEW esr_stat_embedder IS 'one row: the embedder process of this cluster, with NULL for pid while none runs';
 COMMENT ON COLUMN esr_stat_embedder.pid IS 'process id; NULL while no embedder runs';
 COMMENT ON COLUMN esr_stat_embedder.uptime IS 'time since it was started';
 COMMENT ON COLUMN esr_stat_embedder.requests IS 'requests answered, failures included';
 COMMENT ON COLUMN esr_stat_embedder.failures IS 'requests answered with an error';
-COMMENT ON COLUMN esr_stat_embedder.cancelled IS 'requests whose session left before the answer';
+COMMENT ON COLUMN esr_stat_embedder.cancelled IS 'requests whose session was cancelled or left before the answer';
+COMMENT ON COLUMN esr_stat_embedder.refused IS 'requests refused (53000) because the queue or the memory for requests was full';
+COMMENT ON COLUMN esr_stat_embedder.expired IS 'requests given up because statement_timeout or esr.embedder_timeout of their session was over';
+COMMENT ON COLUMN esr_stat_embedder.queued IS 'requests that wait now';
+COMMENT ON COLUMN esr_stat_embedder.running IS 'batches that are being computed now: at most one of texts and one of clips';
 COMMENT ON COLUMN esr_stat_embedder.texts IS 'texts embedded';
 COMMENT ON COLUMN esr_stat_embedder.clips IS 'clips embedded';
 COMMENT ON COLUMN esr_stat_embedder.batches IS 'runs of a network';
-COMMENT ON COLUMN esr_stat_embedder.device IS 'where the networks run, such as cpu';
+COMMENT ON COLUMN esr_stat_embedder.mean_batch IS 'texts and windows of clips per run of a network';
+COMMENT ON COLUMN esr_stat_embedder.halved IS 'runs that failed and were tried again with half of their rows, until the bad row failed alone';
+COMMENT ON COLUMN esr_stat_embedder.memory IS 'resident memory of the process, bytes';
+COMMENT ON COLUMN esr_stat_embedder.peak_memory IS 'the most it has been, bytes';
+COMMENT ON COLUMN esr_stat_embedder.device IS 'where the networks run, such as cpu or cuda:0; NULL before the first model is loaded';
 COMMENT ON COLUMN esr_stat_embedder.models IS 'models in memory';
 COMMENT ON COLUMN esr_stat_embedder.p50_ms IS 'median time of the last thousand requests, milliseconds';
 COMMENT ON COLUMN esr_stat_embedder.p99_ms IS '99th percentile of the same';

@@ -9,6 +9,7 @@ mod exact;
 mod filtered;
 mod index_bench;
 mod latency;
+mod load;
 mod measure;
 mod plot;
 mod progress;
@@ -43,6 +44,10 @@ enum Arguments {
     Exact,
     /// How long an embedding takes.
     Latency,
+    /// Texts of many sessions at once, alone and beside a backfill of clips.
+    Load(load::LoadArguments),
+    /// Many sessions while statements are cancelled, sessions terminated and the embedder killed.
+    Storm(load::StormArguments),
 }
 
 fn main() -> Result<()> {
@@ -57,5 +62,7 @@ fn main() -> Result<()> {
         }
         Arguments::Exact => exact::run(),
         Arguments::Latency => latency::run(),
+        Arguments::Load(arguments) => load::run(&arguments),
+        Arguments::Storm(arguments) => load::run_storm(&arguments),
     }
 }
