@@ -18,8 +18,8 @@ pub mod server;
 pub mod settings;
 pub mod status;
 pub mod supervisor;
-pub mod trigger;
 pub mod vector;
+pub mod writing;
 
 pgrx::pg_module_magic!();
 
