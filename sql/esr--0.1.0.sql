@@ -701,13 +701,32 @@ CREATE TABLE esr_failure (
 CREATE INDEX esr_failure_clip ON esr_failure (relation, style_column, clip);
 COMMENT ON TABLE esr_failure IS 'what the view esr_failures shows';
 
+CREATE TABLE esr_refresh_state (
+    relation oid NOT NULL,
+    style_column smallint NOT NULL,
+    model text NOT NULL,
+    started timestamptz NOT NULL DEFAULT clock_timestamp(),
+    updated timestamptz NOT NULL DEFAULT clock_timestamp(),
+    finished timestamptz,
+    pid integer,
+    next_block bigint NOT NULL DEFAULT 0,
+    blocks bigint NOT NULL DEFAULT 0,
+    touched bigint NOT NULL DEFAULT 0,
+    embedded bigint NOT NULL DEFAULT 0,
+    failed bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (relation, style_column)
+);
+COMMENT ON TABLE esr_refresh_state IS 'what the view esr_progress shows';
+
 CREATE VIEW esr_failures AS
     SELECT f.relation::regclass AS "table", a.attname AS style_column, f.place AS ctid_of_row, f.model, f.sqlstate, f.reason,
            f.hint, f.attempts, f.first_failed, f.last_failed, f.retry_at
     FROM @extschema@.esr_failure f
          JOIN pg_class c ON c.oid = f.relation
          JOIN pg_attribute a ON a.attrelid = f.relation AND a.attnum = f.style_column AND NOT a.attisdropped
-    WHERE pg_has_role(c.relowner, 'USAGE');
+    WHERE pg_has_role(c.relowner, 'USAGE')
+      AND (EXISTS (SELECT FROM @extschema@.esr_attached_trigger t WHERE t.relation = f.relation AND t.style_attnum = f.style_column)
+           OR EXISTS (SELECT FROM @extschema@.esr_refresh_state s WHERE s.relation = f.relation AND s.style_column = f.style_column));
 COMMENT ON VIEW esr_failures IS 'clips that could not be embedded, in tables of one''s own';
 COMMENT ON COLUMN esr_failures."table" IS 'table, or partition';
 COMMENT ON COLUMN esr_failures.style_column IS 'column that has no vector';
@@ -727,23 +746,6 @@ GRANT SELECT ON esr_failures TO PUBLIC;
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Refresh
 -- ---------------------------------------------------------------------------------------------------------------------
-
-CREATE TABLE esr_refresh_state (
-    relation oid NOT NULL,
-    style_column smallint NOT NULL,
-    model text NOT NULL,
-    started timestamptz NOT NULL DEFAULT clock_timestamp(),
-    updated timestamptz NOT NULL DEFAULT clock_timestamp(),
-    finished timestamptz,
-    pid integer,
-    next_block bigint NOT NULL DEFAULT 0,
-    blocks bigint NOT NULL DEFAULT 0,
-    touched bigint NOT NULL DEFAULT 0,
-    embedded bigint NOT NULL DEFAULT 0,
-    failed bigint NOT NULL DEFAULT 0,
-    PRIMARY KEY (relation, style_column)
-);
-COMMENT ON TABLE esr_refresh_state IS 'what the view esr_progress shows';
 
 CREATE VIEW esr_progress AS
     SELECT s.relation::regclass AS "table", a.attname AS style_column, s.model,

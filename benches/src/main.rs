@@ -18,6 +18,7 @@ mod report;
 mod search;
 mod systems;
 mod truth;
+mod writing;
 
 use std::path::PathBuf;
 
@@ -43,6 +44,8 @@ enum Arguments {
     Exact,
     /// How long an embedding takes.
     Latency,
+    /// How fast clips get into a table.
+    Writing(writing::WritingArguments),
 }
 
 fn main() -> Result<()> {
@@ -57,5 +60,6 @@ fn main() -> Result<()> {
         }
         Arguments::Exact => exact::run(),
         Arguments::Latency => latency::run(),
+        Arguments::Writing(arguments) => writing::run(&arguments),
     }
 }

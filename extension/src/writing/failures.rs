@@ -78,6 +78,15 @@ pub fn forget_stale(target: &Target, place: &Place) -> Result<(), SqlError> {
     spi::write(&sql, &[target.relation.into(), target.style.into()]).map(drop)
 }
 
+/// Forgets what was noted about tables that are gone.
+pub fn forget_tables() -> Result<(), SqlError> {
+    let Some(schema) = spi::extension_schema()? else { return Ok(()) };
+    ["esr_failure", "esr_refresh_state"].into_iter().try_for_each(|books| {
+        let gone = format!("NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid {EQ} b.relation)");
+        spi::write(&format!("DELETE FROM {schema}.{books} b WHERE {gone}"), &[]).map(drop)
+    })
+}
+
 /// The condition that a row `t` is not to be tried now; its parameters are the table and the style column.
 pub fn is_resting(place: &Place) -> String {
     format!(

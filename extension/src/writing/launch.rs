@@ -9,8 +9,9 @@ use std::ffi::CStr;
 use std::time::Duration;
 
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
+use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::pg_sys::{self, Datum, Oid};
-use pgrx::{PgSqlErrorCode, log, pg_guard};
+use pgrx::{PgLogLevel, PgSqlErrorCode, log, pg_guard};
 
 use crate::error::SqlError;
 use crate::fmgr::Call;
@@ -20,6 +21,9 @@ use crate::writing::{claim, transaction};
 
 /// How long the launcher waits for a free worker slot for one database.
 const SLOT_PATIENCE: u32 = 60;
+
+/// How long a worker waits after an error that ended its work.
+const AGAIN: Duration = Duration::from_secs(1);
 
 unsafe extern "C-unwind" {
     /// PostgreSQL's answer to SIGTERM in a session, declared in tcop/tcopprot.h; pgrx binds it only as a call.
@@ -44,13 +48,13 @@ pub fn wake() -> Result<(), SqlError> {
     // The first place is taken first and left last.
     if !claim::worker(1).is_taken() {
         // SAFETY: set once when the process connects.
-        start_worker(unsafe { pg_sys::MyDatabaseId }).map_err(|()| {
-            SqlError::new(
-                PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-                "no background worker slot is free to start the queue's worker",
-            )
-            .hint("Raise max_worker_processes, which needs a restart, or attach the table in mode 'sync'.")
-        })?;
+        if !start_worker(unsafe { pg_sys::MyDatabaseId }) {
+            // Not an error: the rows wait safely, and the next transaction tries again.
+            let message = "no background worker slot is free to start the queue's worker; the rows stay pending";
+            ErrorReport::new(PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED, message, "esr")
+                .set_hint("Raise max_worker_processes, which needs a restart; SELECT esr_wake_queue() tries again.")
+                .report(PgLogLevel::WARNING);
+        }
     }
     WOKEN_IN.set(now);
     Ok(())
@@ -68,10 +72,11 @@ fn builder(name: &str, function: &str) -> BackgroundWorkerBuilder {
         .set_restart_time(None)
 }
 
-/// Starts a worker for a database; it ends by itself when it finds nothing to do, or enough workers there.
-pub fn start_worker(database: Oid) -> Result<(), ()> {
+/// Starts a worker for a database, which ends by itself when it finds nothing to do, or enough workers there. `false` if no
+/// slot is free.
+pub fn start_worker(database: Oid) -> bool {
     let argument = Datum::from(database);
-    builder("esr queue worker", "esr_queue_main").set_argument(Some(argument)).load_dynamic().map(drop).map_err(drop)
+    builder("esr queue worker", "esr_queue_main").set_argument(Some(argument)).load_dynamic().is_ok()
 }
 
 /// Starts the launcher; called by the supervisor.
@@ -99,7 +104,11 @@ fn begin(database: Oid) {
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn esr_queue_main(database: Datum) {
     begin(Oid::from(database.value() as u32));
-    crate::writing::queue::work();
+    // Cancelled by somebody, or out of memory: the rows are still there, so begin again.
+    while let Err(fault) = transaction::survive(crate::writing::queue::work) {
+        log!("esr queue worker begins again: {}", fault.message);
+        server::wait(None, Some(AGAIN), OnPostmasterDeath::Exit);
+    }
     server::exit(0);
 }
 
@@ -113,7 +122,7 @@ pub extern "C-unwind" fn esr_queue_launcher_main(_argument: Datum) {
             if attempt > 0 {
                 server::wait(None, Some(Duration::from_secs(1)), OnPostmasterDeath::Exit);
             }
-            start_worker(database).is_ok()
+            start_worker(database)
         });
         if !started {
             log!("esr: no background worker slot is free to look for pending rows in database \"{name}\"");

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use lru::LruCache;
 use pgrx::log;
+use pgrx::pg_sys::Oid;
 
 use crate::client;
 use crate::embed::{self, digest};
@@ -18,7 +19,7 @@ use crate::settings;
 use crate::vector::OwnedVector;
 use crate::writing::claim::{self, Claim};
 use crate::writing::isolate::{self, Outcome};
-use crate::writing::role::AsUser;
+use crate::writing::role::{AsUser, as_user};
 use crate::writing::rows::{self, CLIPS_PER_REQUEST, Version};
 use crate::writing::spi::{self, column};
 use crate::writing::target::{Place, Target};
@@ -59,7 +60,7 @@ pub fn work() {
             Err(fault) => log!("esr queue worker: {}", fault.message),
         }
         show(None);
-        if idle_since.elapsed() > IDLE && worker.leave() {
+        if (idle_since.elapsed() > IDLE || !worker.has_tables) && worker.leave() {
             return;
         }
         server::wait(None, Some(nap), OnPostmasterDeath::Exit);
@@ -85,7 +86,9 @@ fn take_place() -> Option<i32> {
 struct Worker {
     place: i32,
     has_called_help: bool,
-    paused: HashMap<pgrx::pg_sys::Oid, (Instant, Duration)>,
+    has_tables: bool,
+    /// Until when, and how long, a table and style column are left alone.
+    paused: HashMap<(Oid, i16), (Instant, Duration)>,
     known: LruCache<(String, [u8; 32]), OwnedVector>,
     generation: Option<u64>,
 }
@@ -100,48 +103,54 @@ struct Batch {
 impl Worker {
     fn new(place: i32) -> Self {
         let known = LruCache::new(REMEMBERED);
-        Self { place, has_called_help: false, paused: HashMap::new(), known, generation: None }
+        Self { place, has_called_help: false, has_tables: true, paused: HashMap::new(), known, generation: None }
     }
 
-    /// One batch of each table; whether there was any.
+    /// One batch of each table; whether anything came of it.
     fn round(&mut self) -> Result<bool, Fault> {
         let mut worked = false;
-        for target in transaction(targets)? {
-            let is_paused = self.paused.get(&target.relation).is_some_and(|(until, _)| Instant::now() < *until);
-            if is_paused {
+        let targets = transaction(targets)?;
+        self.has_tables = !targets.is_empty();
+        for target in targets {
+            let key = (target.relation, target.style);
+            if self.paused.get(&key).is_some_and(|(until, _)| Instant::now() < *until) {
                 continue;
             }
-            worked |= self.serve(&target)?;
+            match self.serve(&target) {
+                Ok(done) => {
+                    self.paused.remove(&key);
+                    worked |= done > 0;
+                }
+                // The other tables must not wait for this one.
+                Err(fault) => {
+                    let pause = self.paused.get(&key).map_or(FIRST_NAP, |(_, pause)| *pause * 2).min(LONGEST_PAUSE);
+                    self.paused.insert(key, (Instant::now() + pause, pause));
+                    let table = target.relation.to_u32();
+                    log!("esr queue worker: table {table} waits {} ms: {}", pause.as_millis(), fault.message);
+                    transaction(|| match target.find()? {
+                        Some(place) => failures::record(&target, &place, None, &fault),
+                        None => Ok(()),
+                    })?;
+                }
+            }
         }
         Ok(worked)
     }
 
-    fn serve(&mut self, target: &Target) -> Result<bool, Fault> {
-        let Some(batch) = transaction(|| claim_batch(target))? else { return Ok(false) };
+    /// One batch of one table; how many rows are settled.
+    fn serve(&mut self, target: &Target) -> Result<usize, Fault> {
+        let Some(batch) = transaction(|| claim_batch(target))? else { return Ok(0) };
         if batch.rows.len() >= CLIPS_PER_REQUEST && self.place < settings::queue_workers() && !self.has_called_help {
             self.has_called_help = true;
             // No free slot: then this worker does it alone.
-            let _ = launch::start_worker(launch::database());
+            launch::start_worker(launch::database());
         }
         show(Some(&format!("embedding {} rows of {}", batch.rows.len(), batch.place.table)));
-        let result = self.embed(target, &batch).and_then(|outcomes| write(target, &batch, outcomes));
+        let result = self.embed(target, &batch).and_then(|outcomes| write(target, &batch, &outcomes));
         for claim in &batch.claims {
             claim.release();
         }
-        match result {
-            Ok(()) => {
-                self.paused.remove(&target.relation);
-                Ok(!batch.rows.is_empty())
-            }
-            Err(fault) => {
-                let pause = self.paused.get(&target.relation).map_or(FIRST_NAP, |(_, pause)| *pause * 2);
-                let pause = pause.min(LONGEST_PAUSE);
-                self.paused.insert(target.relation, (Instant::now() + pause, pause));
-                log!("esr queue worker: table {} waits {} ms: {}", batch.place.table, pause.as_millis(), fault.message);
-                transaction(|| failures::record(target, &batch.place, None, &fault))?;
-                Ok(false)
-            }
-        }
+        result
     }
 
     /// No transaction is open here: an embedding takes as long as it takes.
@@ -157,8 +166,9 @@ impl Worker {
         let clips: Vec<&[u8]> = wanted.iter().map(|index| batch.rows[*index].1.as_slice()).collect();
         let found = embed::as_backfill(|| isolate::embed_each(&clips, &target.model));
         self.generation = client::known_generation();
-        let found =
-            found.map_err(|error| transaction(|| Ok(Fault::from(SqlError::from(error)))).unwrap_or_else(|f| f))?;
+        // Worded for the owner, who reads it.
+        let words = |error| Ok(as_user(batch.place.owner, || Fault::from(SqlError::from(error))));
+        let found = found.map_err(|error| transaction(|| words(error)).unwrap_or_else(|fault| fault))?;
         for (index, outcome) in wanted.into_iter().zip(found) {
             if let Outcome::Embedded(vector) = &outcome {
                 self.known.put(keys[index].clone(), vector.clone());
@@ -181,6 +191,7 @@ impl Worker {
         }
         // Whoever committed before the lock was had is seen by a transaction that begins after it.
         let is_empty = transaction(|| {
+            failures::forget_tables()?;
             for target in targets()? {
                 if let Some(place) = target.find()? {
                     failures::forget_stale(&target, &place)?;
@@ -242,25 +253,31 @@ fn claim_batch(target: &Target) -> Result<Option<Batch>, SqlError> {
     Ok(Some(batch))
 }
 
-/// All in one transaction; if that fails, each row in its own, so that one row's trouble is not the others'.
-fn write(target: &Target, batch: &Batch, outcomes: Vec<Outcome>) -> Result<(), Fault> {
-    let rows: Vec<_> = batch.rows.iter().zip(&outcomes).collect();
-    if transaction(|| write_rows(target, batch, &rows)).is_ok() {
-        return Ok(());
+/// All in one transaction; if that fails, each row in its own, so that one row's trouble is not the others'. Returns how
+/// many rows are settled.
+fn write(target: &Target, batch: &Batch, outcomes: &[Outcome]) -> Result<usize, Fault> {
+    let rows: Vec<Row<'_>> = batch.rows.iter().zip(outcomes).collect();
+    if let Ok(settled) = transaction(|| write_rows(target, batch, &rows)) {
+        return Ok(settled);
     }
+    let mut settled = 0;
     for row in rows {
-        if let Err(fault) = transaction(|| write_rows(target, batch, &[row])) {
-            transaction(|| failures::record(target, &batch.place, Some((&row.0.0, &row.0.1)), &fault))?;
+        match transaction(|| write_rows(target, batch, &[row])) {
+            Ok(one) => settled += one,
+            Err(fault) => {
+                transaction(|| failures::record(target, &batch.place, Some((&row.0.0, &row.0.1)), &fault))?;
+                settled += 1;
+            }
         }
     }
-    Ok(())
+    Ok(settled)
 }
 
 type Row<'a> = (&'a (Version, Vec<u8>), &'a Outcome);
 
-fn write_rows(target: &Target, batch: &Batch, rows: &[Row<'_>]) -> Result<(), SqlError> {
+fn write_rows(target: &Target, batch: &Batch, rows: &[Row<'_>]) -> Result<usize, SqlError> {
     // The table may have been renamed since.
-    let Some(place) = target.find()? else { return Ok(()) };
+    let Some(place) = target.find()? else { return Ok(0) };
     let mut written = Vec::new();
     {
         let _owner = AsUser::new(place.owner);
@@ -269,20 +286,24 @@ fn write_rows(target: &Target, batch: &Batch, rows: &[Row<'_>]) -> Result<(), Sq
         // Rows that somebody is just changing are left for later.
         let locked = rows::lock(&place, &embedded, &rows::pending(&place))?;
         for (row, outcome) in rows {
-            if let Some(vector) = outcome.vector().filter(|_| locked.contains(&row.0)) {
-                rows::store(&place, &row.0, vector)?;
+            let vector = outcome.vector().filter(|_| locked.contains(&row.0));
+            if let Some(vector) = vector
+                && rows::store(&place, &row.0, vector)?
+            {
                 written.push(row.0.clone());
             }
         }
     }
     failures::forget(target, &batch.place, &written)?;
+    let mut settled = written.len();
     for ((version, clip), outcome) in rows {
         if let Outcome::Refused(error) = outcome {
-            let fault = Fault::from(SqlError::from(error));
+            let fault = as_user(place.owner, || Fault::from(SqlError::from(error)));
             failures::record(target, &batch.place, Some((version, clip)), &fault)?;
+            settled += 1;
         }
     }
     // The owner's deferred triggers run at the commit, as the owner.
     stay(place.owner);
-    Ok(())
+    Ok(settled)
 }

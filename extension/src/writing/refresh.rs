@@ -16,7 +16,7 @@ use crate::fmgr::Call;
 use crate::server::{self, OnPostmasterDeath};
 use crate::writing::failures;
 use crate::writing::isolate::{self, Outcome};
-use crate::writing::role::{self, AsUser};
+use crate::writing::role::{self, as_user};
 use crate::writing::rows::{self, CLIPS_PER_REQUEST, Version, Waiting};
 use crate::writing::spi::{self, EQ, column};
 use crate::writing::target::{Place, Target};
@@ -85,11 +85,6 @@ fn step(call: &Call) -> Result<bool, SqlError> {
     let is_over = done.is_over;
     as_user(ours, || save(&target, &place, &state, blocks, &done))?;
     Ok(!is_over)
-}
-
-fn as_user<T>(user: Oid, work: impl FnOnce() -> Result<T, SqlError>) -> Result<T, SqlError> {
-    let _user = AsUser::new(user);
-    work()
 }
 
 /// Who owns the tables of the extension.
@@ -220,7 +215,8 @@ fn embed_batch(target: &Target, place: &Place, ours: Oid, batch: &[Waiting]) -> 
                 }
             }
             Outcome::Refused(reason) => {
-                let fault = Fault::from(SqlError::from(reason));
+                // Worded for the owner, who reads it.
+                let fault = as_user(place.owner, || Fault::from(SqlError::from(reason)));
                 as_user(ours, || failures::record(target, place, Some((version, clip)), &fault))?;
                 done.failed += 1;
             }

@@ -27,6 +27,12 @@ impl AsUser {
     }
 }
 
+/// Runs `work` as another user.
+pub fn as_user<T>(user: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
+    let _user = AsUser::new(user);
+    work()
+}
+
 impl Drop for AsUser {
     fn drop(&mut self) {
         if !std::thread::panicking() {

@@ -85,6 +85,27 @@ pub fn transaction<T>(work: impl FnOnce() -> Result<T, SqlError>) -> Result<T, F
     }
 }
 
+/// Runs the whole work of a worker; after an error nothing is left of it, neither a transaction nor a lock.
+pub fn survive(work: impl FnOnce()) -> Result<(), Fault> {
+    let body = AssertUnwindSafe(|| {
+        work();
+        Ok(())
+    });
+    PgTryBuilder::new(body)
+        .catch_others(|caught| {
+            let (CaughtError::PostgresError(report)
+            | CaughtError::ErrorReport(report)
+            | CaughtError::RustPanic { ereport: report, .. }) = &caught;
+            // SAFETY: a worker whose work has ended; what it was within is undone.
+            unsafe {
+                pg_sys::AbortOutOfAnyTransaction();
+                pg_sys::LockReleaseAll(pg_sys::USER_LOCKMETHOD as u16, true);
+            }
+            Err(report.into())
+        })
+        .execute()
+}
+
 enum Failed {
     Returned(SqlError),
     Raised(Fault),

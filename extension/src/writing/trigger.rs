@@ -88,9 +88,9 @@ fn embed_row(call: &Call) -> Result<Datum, TriggerError> {
 /// AFTER ROW, WHEN (new.style IS NULL AND new.audio IS NOT NULL).
 fn embed_later(call: &Call) -> Result<Datum, SqlError> {
     let firing = firing(call, "esr_embed_later", &[Timing::AfterRow])?;
-    match statement::wait(firing.position(), &firing.target(), firing.tid(), ROWS_WAITING) {
-        Some((target, rows)) => fill(&target, &rows)?,
-        None => {}
+    let full = statement::wait(firing.position(), &firing.target(), firing.tid(), ROWS_WAITING);
+    if let Some((target, rows)) = full {
+        fill(&target, &rows)?;
     }
     Ok(Datum::from(0))
 }
