@@ -441,6 +441,74 @@ COMMENT ON FUNCTION esr_embed_speech(bytea[], text) IS
     'embeddings of audio files, in batches, made by the named model; a NULL element stays NULL';
 
 -- =====================================================================================================================
+-- Recordings and labels
+-- =====================================================================================================================
+
+CREATE FUNCTION esr_describe_audio(bytea) RETURNS json
+    AS 'MODULE_PATHNAME' LANGUAGE c STABLE STRICT PARALLEL SAFE COST 10000;
+COMMENT ON FUNCTION esr_describe_audio(bytea) IS 'what an audio file holds; esr_audio_info shows it in columns';
+
+CREATE FUNCTION esr_audio_info(
+    audio bytea, OUT container text, OUT codec text, OUT seconds double precision, OUT sample_rate integer, OUT channels integer
+)
+    LANGUAGE sql STABLE STRICT PARALLEL SAFE COST 10000
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT i.container, i.codec, i.seconds, i.sample_rate, i.channels FROM json_to_record(@extschema@.esr_describe_audio(audio))
+        AS i(container text, codec text, seconds double precision, sample_rate integer, channels integer)
+$$;
+COMMENT ON FUNCTION esr_audio_info(bytea) IS
+    'file format, codec, length in seconds, samples per second and channels of an audio file, found by decoding it';
+
+CREATE FUNCTION esr_cut_segments(bytea, double precision, double precision, text) RETURNS json
+    AS 'MODULE_PATHNAME' LANGUAGE c STABLE STRICT PARALLEL SAFE COST 1000000;
+COMMENT ON FUNCTION esr_cut_segments(bytea, double precision, double precision, text) IS
+    'windows of a recording with their embeddings; esr_segments shows them as rows';
+
+CREATE FUNCTION esr_segments(audio bytea, "window" double precision, hop double precision, model text)
+    RETURNS TABLE (start_s double precision, end_s double precision, style esr_vector)
+    LANGUAGE sql STABLE STRICT PARALLEL SAFE COST 1000000 ROWS 100
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT s.start_s, s.end_s, s.style FROM json_to_recordset(@extschema@.esr_cut_segments(audio, "window", hop, model))
+        AS s(start_s double precision, end_s double precision, style @extschema@.esr_vector)
+$$;
+COMMENT ON FUNCTION esr_segments(bytea, double precision, double precision, text) IS
+    'embeddings of windows of a recording: length of a window and step from one to the next, in seconds; the last window ends with the recording, the style of a silent one is NULL';
+
+-- Without SET, so that PostgreSQL can inline it; every name is full instead.
+CREATE FUNCTION esr_segments(audio bytea, "window" double precision DEFAULT 4, hop double precision DEFAULT 2)
+    RETURNS TABLE (start_s double precision, end_s double precision, style esr_vector)
+    LANGUAGE sql STABLE STRICT PARALLEL SAFE COST 1000000 ROWS 100
+AS $$
+    SELECT s.start_s, s.end_s, s.style
+    FROM @extschema@.esr_segments(audio, "window", hop, pg_catalog.current_setting('esr.default_model')) s
+$$;
+COMMENT ON FUNCTION esr_segments(bytea, double precision, double precision) IS
+    'the same with the model that esr.default_model names';
+
+CREATE FUNCTION esr_classify(clip esr_vector, labels text[], model text)
+    RETURNS TABLE (label text, score double precision)
+    LANGUAGE sql STABLE STRICT PARALLEL SAFE COST 100000 ROWS 10
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT l.label, 1 - (clip OPERATOR(@extschema@.<=>) l.style)
+    FROM unnest(labels, @extschema@.esr_embed_text(labels, model)) AS l(label, style)
+    WHERE l.label IS NOT NULL
+    ORDER BY 2 DESC, 1
+$$;
+COMMENT ON FUNCTION esr_classify(esr_vector, text[], text) IS
+    'how well each label describes a clip: cosine similarity, -1 to 1, the best first; labels are descriptions such as ''an angry voice''';
+
+CREATE FUNCTION esr_classify(clip esr_vector, labels text[])
+    RETURNS TABLE (label text, score double precision)
+    LANGUAGE sql STABLE STRICT PARALLEL SAFE COST 100000 ROWS 10
+AS $$
+    SELECT c.label, c.score FROM @extschema@.esr_classify(clip, labels, pg_catalog.current_setting('esr.default_model')) c
+$$;
+COMMENT ON FUNCTION esr_classify(esr_vector, text[]) IS 'the same with the model that esr.default_model names';
+
+-- =====================================================================================================================
 -- Embedding what is written
 -- =====================================================================================================================
 -- The triggers of esr_attach name both columns in UPDATE OF audio, style: PostgreSQL keeps them by number, so that RENAME,

@@ -220,7 +220,7 @@ fn one(embeddings: Vec<OwnedVector>) -> [OwnedVector; 1] {
 }
 
 /// Refuses a clip that the embedder would refuse, before it is copied and sent.
-fn check_size(clip: &[u8]) -> Result<(), EmbedError> {
+pub fn check_size(clip: &[u8]) -> Result<(), EmbedError> {
     let max_bytes = settings::audio_limits().max_bytes;
     if clip.len() as u64 <= max_bytes {
         return Ok(());

@@ -17,6 +17,7 @@ use rustix::fd::OwnedFd;
 use crate::failure::{self, failure, of_item, with_hint};
 use crate::inference::{Answer, Job, Payload, Queue, Ticket, bell};
 use crate::models::{Model, Models};
+use crate::segments;
 use crate::statistics::Statistics;
 
 /// Clips of a request that are decoded and queued at a time: bounds memory, and lets other sessions' requests in between.
@@ -147,10 +148,51 @@ fn embed(body: RequestBody, caller: &mut Caller, shared: &Shared) -> Result<Resp
             let (name, version) = (model.name.clone(), model.version.clone());
             Ok(ResponseBody::Model { name, version, tag: model.tag, dimension: model.dimension })
         }
+        RequestBody::AudioInfo { clip, limits } => {
+            let info = esr_audio::info(&clip, &bounds(&limits)).map_err(|error| failure::decoding(&error))?;
+            let (container, codec) = (info.container.name().to_owned(), info.codec.clone());
+            Ok(ResponseBody::AudioInfo {
+                container,
+                codec,
+                rate: info.rate,
+                channels: info.channels,
+                frames: info.frames,
+            })
+        }
+        RequestBody::EmbedSegments { model, clip, window, hop, limits } => {
+            let model = shared.models.get(&model)?;
+            let clip = decode(&clip, &limits, model.sample_rate)?;
+            embed_segments(&model, &clip, (window, hop), caller, shared)
+        }
         RequestBody::Hello { .. } | RequestBody::Status => {
             Err(failure(FailureKind::Internal, "a request without a model reached the models").into())
         }
     }
+}
+
+fn embed_segments(
+    model: &Arc<Model>,
+    clip: &Waveform,
+    (window, hop): (f64, f64),
+    caller: &Caller,
+    shared: &Shared,
+) -> Result<ResponseBody, Stop> {
+    let spans = segments::windows(clip, window, hop)?;
+    let (mut windows, mut values) = (Vec::with_capacity(spans.len()), Vec::new());
+    let most = ((SECONDS_AT_ONCE / window) as usize).clamp(1, CLIPS_AT_ONCE);
+    for part in spans.chunks(most) {
+        caller.check_wanted()?;
+        let sounds: Vec<Option<Waveform>> = part.iter().map(|span| segments::cut(clip, *span)).collect();
+        let seconds = |samples: usize| samples as f64 / f64::from(clip.rate());
+        let described =
+            part.iter().zip(&sounds).map(|((from, to), sound)| (seconds(*from), seconds(*to), sound.is_some()));
+        windows.extend(described);
+        let sounds: Vec<Waveform> = sounds.into_iter().flatten().collect();
+        if !sounds.is_empty() {
+            caller.compute(model, Payload::Clips(sounds), shared, 0, &mut values)?;
+        }
+    }
+    Ok(ResponseBody::Segments { tag: model.tag, dimension: model.dimension, windows, values })
 }
 
 /// The other end of the socket.
@@ -258,9 +300,12 @@ impl Caller {
     }
 }
 
-fn decode(bytes: &[u8], limits: &AudioLimits, rate: u32) -> Result<Waveform, Failure> {
+fn bounds(limits: &AudioLimits) -> Limits {
     let AudioLimits { max_bytes, max_seconds, max_channels, max_rate } = *limits;
-    let limits = Limits { max_bytes, max_seconds, max_channels, max_rate };
-    let pcm = esr_audio::decode(bytes, &limits).map_err(|error| failure::decoding(&error))?;
+    Limits { max_bytes, max_seconds, max_channels, max_rate }
+}
+
+fn decode(bytes: &[u8], limits: &AudioLimits, rate: u32) -> Result<Waveform, Failure> {
+    let pcm = esr_audio::decode(bytes, &bounds(limits)).map_err(|error| failure::decoding(&error))?;
     pcm.to_model_rate(rate).map_err(|error| failure::waveform(&error))
 }

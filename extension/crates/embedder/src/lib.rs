@@ -14,5 +14,6 @@ mod failure;
 mod inference;
 pub mod list;
 mod models;
+mod segments;
 pub mod serve;
 mod statistics;
