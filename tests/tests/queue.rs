@@ -113,6 +113,7 @@ fn failures_say_why_are_tried_again_and_hold_nobody_up() {
         "SELECT count(*) FROM esr_failures f JOIN clips c ON c.ctid = f.ctid_of_row WHERE c.style IS NULL",
         3,
     );
+    assert_eq!(number(&mut session, "SELECT count(*) FROM esr_failures"), 3);
     // Mended, deleted, and one whose vector does not fit because of a constraint of the owner's.
     session.execute("UPDATE clips SET audio = $1 WHERE id = 1001", &[&tone(321.0, 0.2)]).unwrap();
     session.batch_execute("DELETE FROM clips WHERE id = 1002").unwrap();

@@ -49,7 +49,11 @@ pub fn record(target: &Target, place: &Place, row: Option<(&Version, &[u8])>, fa
          WHERE f.relation {EQ} $1 AND f.style_column {EQ} $2
          AND (f.place {EQ} $3::pg_catalog.tid OR f.place IS NULL AND $3 IS NULL)"
     );
-    spi::write(&sql, &[target.relation.into(), target.style.into(), tid.into(), pause.into()]).map(drop)
+    spi::write(&sql, &[target.relation.into(), target.style.into(), tid.into(), pause.into()])?;
+    // The same row's, from where it lay before somebody updated it.
+    let clip = row.map(|(_, clip)| digest(clip).to_vec());
+    let sql = format!("{} AND f.clip {EQ} $3", stale(place));
+    spi::write(&sql, &[target.relation.into(), target.style.into(), clip.into()]).map(drop)
 }
 
 /// How long to leave a row alone after so many attempts.
@@ -70,12 +74,15 @@ pub fn forget(target: &Target, place: &Place, rows: &[Version]) -> Result<(), Sq
 
 /// Forgets failures whose rows are no more what they were: deleted, moved by an UPDATE, truncated, or embedded otherwise.
 pub fn forget_stale(target: &Target, place: &Place) -> Result<(), SqlError> {
-    let sql = format!(
+    spi::write(&stale(place), &[target.relation.into(), target.style.into()]).map(drop)
+}
+
+fn stale(place: &Place) -> String {
+    format!(
         "DELETE FROM {}.esr_failure f WHERE f.relation {EQ} $1 AND f.style_column {EQ} $2 AND f.place IS NOT NULL
          AND NOT EXISTS (SELECT FROM ONLY {} t WHERE t.ctid {EQ} f.place AND t.xmin {EQ} f.version AND t.{} IS NOT NULL)",
         place.schema, place.table, place.audio
-    );
-    spi::write(&sql, &[target.relation.into(), target.style.into()]).map(drop)
+    )
 }
 
 /// Forgets what was noted about tables that are gone.

@@ -39,6 +39,10 @@ const PLACE_PATIENCE: Duration = Duration::from_secs(1);
 /// Longest pause of a table whose model or embedder cannot be had; it starts at [`FIRST_NAP`] and doubles.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
+/// How often failures are looked through whose rows may have gone, and of what part of the time that may take.
+const TIDY_EVERY: Duration = Duration::from_secs(5);
+const TIDY_SHARE: u32 = 20;
+
 /// Embeddings that a worker remembers by their clips' hashes (8 MiB of 512 elements).
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 
@@ -89,6 +93,8 @@ struct Worker {
     has_tables: bool,
     /// Until when, and how long, a table and style column are left alone.
     paused: HashMap<(Oid, i16), (Instant, Duration)>,
+    /// When stale failures were last looked for, and how long that took.
+    tidied: HashMap<(Oid, i16), (Instant, Duration)>,
     known: LruCache<(String, [u8; 32]), OwnedVector>,
     generation: Option<u64>,
 }
@@ -103,7 +109,15 @@ struct Batch {
 impl Worker {
     fn new(place: i32) -> Self {
         let known = LruCache::new(REMEMBERED);
-        Self { place, has_called_help: false, has_tables: true, paused: HashMap::new(), known, generation: None }
+        Self {
+            place,
+            has_called_help: false,
+            has_tables: true,
+            paused: HashMap::new(),
+            tidied: HashMap::new(),
+            known,
+            generation: None,
+        }
     }
 
     /// One batch of each table; whether anything came of it.
@@ -116,7 +130,7 @@ impl Worker {
             if self.paused.get(&key).is_some_and(|(until, _)| Instant::now() < *until) {
                 continue;
             }
-            match self.serve(&target) {
+            match self.tidy(&target).and_then(|()| self.serve(&target)) {
                 Ok(done) => {
                     self.paused.remove(&key);
                     worked |= done > 0;
@@ -135,6 +149,21 @@ impl Worker {
             }
         }
         Ok(worked)
+    }
+
+    /// Forgets failures whose rows have gone, now and then.
+    fn tidy(&mut self, target: &Target) -> Result<(), Fault> {
+        let key = (target.relation, target.style);
+        let is_due = |(at, took): &(Instant, Duration)| at.elapsed() > TIDY_EVERY.max(*took * TIDY_SHARE);
+        if self.tidied.get(&key).is_none_or(is_due) {
+            let start = Instant::now();
+            transaction(|| match target.find()? {
+                Some(place) => failures::forget_stale(target, &place),
+                None => Ok(()),
+            })?;
+            self.tidied.insert(key, (Instant::now(), start.elapsed()));
+        }
+        Ok(())
     }
 
     /// One batch of one table; how many rows are settled.

@@ -83,7 +83,12 @@ fn step(call: &Call) -> Result<bool, SqlError> {
         }
     }
     let is_over = done.is_over;
-    as_user(ours, || save(&target, &place, &state, blocks, &done))?;
+    as_user(ours, || {
+        if is_over {
+            failures::forget_stale(&target, &place)?;
+        }
+        save(&target, &place, &state, blocks, &done)
+    })?;
     Ok(!is_over)
 }
 
