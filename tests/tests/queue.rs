@@ -4,8 +4,8 @@ mod common;
 
 use std::time::Duration;
 
-use common::{cluster, state, tone, words};
-use esr_tests::cluster::{Cluster, wait_until};
+use common::{cluster, cluster_with, state, tone, words};
+use esr_tests::cluster::{Cluster, Options, Stop, wait_until};
 use postgres::Client;
 
 fn number(session: &mut Client, sql: &str) -> i64 {
@@ -221,6 +221,40 @@ fn a_clip_that_changes_while_it_is_embedded_keeps_no_stale_vector() {
         }
         .unwrap();
     }
+    wait_for(&mut session, PENDING, 0);
+    check_all(&mut session);
+}
+
+#[test]
+fn rows_from_before_a_restart_and_a_cancelled_worker_are_no_loss() {
+    let mut cluster = cluster_with(Options::default().set("shared_preload_libraries", "esr"), &[]);
+    let mut session = cluster.connect().unwrap();
+    session
+        .batch_execute(
+            "CREATE TABLE clips (id int PRIMARY KEY, note text, audio bytea, style esr_vector(8));
+             SELECT esr_attach('clips', 'audio', 'style', mode => 'queue');
+             ALTER TABLE clips DISABLE TRIGGER USER;",
+        )
+        .unwrap();
+    insert(&mut session, 1..=40);
+    session.batch_execute("ALTER TABLE clips ENABLE TRIGGER USER").unwrap();
+    drop(session);
+    cluster.stop(Stop::Fast).unwrap();
+    cluster.start_again().unwrap();
+    // Nobody calls anything: the supervisor has the databases looked through.
+    let mut session = cluster.connect().unwrap();
+    wait_for(&mut session, PENDING, 0);
+    for id in 100..160 {
+        insert(&mut session, id..=id);
+        session
+            .batch_execute(
+                "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE backend_type = 'esr queue worker' AND pid % 2 = 0;
+                 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'esr queue worker' AND random() < 0.1",
+            )
+            .unwrap();
+    }
+    // A worker that was terminated after the last commit does not come back by itself; the next write starts one.
+    session.batch_execute("SELECT esr_wake_queue()").unwrap();
     wait_for(&mut session, PENDING, 0);
     check_all(&mut session);
 }
