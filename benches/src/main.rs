@@ -19,6 +19,7 @@ mod report;
 mod search;
 mod systems;
 mod truth;
+mod writing;
 
 use std::path::PathBuf;
 
@@ -48,6 +49,8 @@ enum Arguments {
     Load(load::LoadArguments),
     /// Many sessions while statements are cancelled, sessions terminated and the embedder killed.
     Storm(load::StormArguments),
+    /// How fast clips get into a table.
+    Writing(writing::WritingArguments),
 }
 
 fn main() -> Result<()> {
@@ -64,5 +67,6 @@ fn main() -> Result<()> {
         Arguments::Latency => latency::run(),
         Arguments::Load(arguments) => load::run(&arguments),
         Arguments::Storm(arguments) => load::run_storm(&arguments),
+        Arguments::Writing(arguments) => writing::run(&arguments),
     }
 }

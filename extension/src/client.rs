@@ -4,7 +4,7 @@
 //! `statement_timeout`, termination and shutdown take effect at once. Whatever interrupts a request drops the connection
 //! with it, and that is what tells the embedder that nobody waits any more.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -78,13 +78,28 @@ pub enum EmbedError {
 }
 
 thread_local! {
+    /// The urgency of requests while [`as_class`] runs.
+    static CLASS: Cell<Option<Class>> = const { Cell::new(None) };
     static CONNECTION: RefCell<Option<Connection>> = const { RefCell::new(None) };
 }
 
 /// Asks the embedder and waits for the answer, starting the supervisor if there is none. How urgent it is says
-/// `esr.request_class`.
+/// `esr.request_class`, unless [`as_class`] does.
 pub fn ask(body: RequestBody) -> Result<ResponseBody, EmbedError> {
-    ask_as(settings::request_class(), body)
+    ask_as(CLASS.get().unwrap_or_else(settings::request_class), body)
+}
+
+/// Runs `work` with its requests as urgent as a class.
+pub fn as_class<T>(class: Class, work: impl FnOnce() -> T) -> T {
+    /// Undoes it when an error of the statement unwinds, too.
+    struct Before(Option<Class>);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            CLASS.set(self.0);
+        }
+    }
+    let _before = Before(CLASS.replace(Some(class)));
+    work()
 }
 
 /// As [`ask`], with an urgency of the caller's choice.

@@ -218,7 +218,8 @@ pub fn register_static_supervisor() {
 pub fn start_dynamic_supervisor() -> Option<u32> {
     // SAFETY: reads this process's id.
     let me = unsafe { pg_sys::MyProcPid };
-    let worker = supervisor_worker().set_notify_pid(me).load_dynamic().ok()?;
+    // With a time to restart PostgreSQL starts it again after a crash of the cluster, which ends all workers.
+    let worker = supervisor_worker().set_restart_time(Some(WORKER_RESTART)).set_notify_pid(me).load_dynamic().ok()?;
     // It may already have ended again; the caller looks for itself.
     let pid = worker.wait_for_startup().unwrap_or(0);
     Some(pid.try_into().unwrap_or(0))

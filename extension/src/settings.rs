@@ -26,6 +26,8 @@ static EMBEDDER_TIMEOUT_MS: GucSetting<i32> = GucSetting::<i32>::new(60_000);
 static REQUEST_CLASS: GucSetting<RequestClass> = GucSetting::<RequestClass>::new(RequestClass::Interactive);
 static TEXT_CACHE_ENTRIES: GucSetting<i32> = GucSetting::<i32>::new(256);
 static ENABLE_EXACT_SCAN: GucSetting<bool> = GucSetting::<bool>::new(true);
+static BATCH_ROWS: GucSetting<bool> = GucSetting::<bool>::new(true);
+static QUEUE_WORKERS: GucSetting<i32> = GucSetting::<i32>::new(2);
 static AUDIO_MAX_BYTES: GucSetting<i32> = GucSetting::<i32>::new(64 << 20);
 static AUDIO_MAX_SECONDS: GucSetting<i32> = GucSetting::<i32>::new(600);
 static AUDIO_MAX_CHANNELS: GucSetting<i32> = GucSetting::<i32>::new(8);
@@ -140,6 +142,16 @@ pub fn text_cache_entries() -> usize {
 /// `esr.enable_exact_scan`.
 pub fn exact_scan_is_enabled() -> bool {
     ENABLE_EXACT_SCAN.get()
+}
+
+/// `esr.batch_rows`.
+pub fn rows_are_batched() -> bool {
+    BATCH_ROWS.get()
+}
+
+/// `esr.queue_workers`, workers per database.
+pub fn queue_workers() -> i32 {
+    QUEUE_WORKERS.get()
 }
 
 /// `esr.audio_max_*`.
@@ -292,6 +304,23 @@ pub fn define() {
         &ENABLE_EXACT_SCAN,
         GucContext::Userset,
         GucFlags::EXPLAIN,
+    );
+    GucRegistry::define_bool_guc(
+        c"esr.batch_rows",
+        c"Lets a statement of many rows store them first and embed them in batches when it ends.",
+        c"Off, each row is embedded by itself before it is stored, so that it is written once and RETURNING shows its vector.",
+        &BATCH_ROWS,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    number(
+        c"esr.queue_workers",
+        c"Background workers for each database that has tables attached in mode queue.",
+        c"A worker that starts reads it; each takes one of max_worker_processes.",
+        &QUEUE_WORKERS,
+        (1, 16),
+        GucContext::Sighup,
+        GucFlags::default(),
     );
     let limit = |name, short, setting, range, flags| {
         let long = c"Checked before and while a clip is decoded.";

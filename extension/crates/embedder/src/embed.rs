@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use esr_audio::Limits;
+use esr_audio::{Limits, Waveform};
 use esr_encoder::{EmbedError, Embedding, RunError, prepare};
 use esr_wire::{AudioLimits, ByteBuf, Failure, FailureKind, Request, RequestBody, ResponseBody};
 
@@ -13,6 +13,7 @@ use crate::failure::{self, failure, of_item};
 use crate::gate::Gate;
 use crate::inference::{Input, Job, Lane};
 use crate::models::Model;
+use crate::segments;
 use crate::ticket::RowError;
 
 /// Clips of a request that are decoded and queued at a time: bounds memory, and lets other sessions' requests in between.
@@ -53,10 +54,57 @@ pub fn embed(request: Request, caller: &Caller, shared: &Shared) -> Result<Respo
             let (name, version) = (model.name.clone(), model.version.clone());
             Ok(ResponseBody::Model { name, version, tag: model.tag, dimension: model.dimension })
         }
+        RequestBody::AudioInfo { clip, limits } => {
+            let _place = shared.decoders.enter(|| caller.check_wanted())?;
+            let info = esr_audio::info(&clip, &bounds(&limits)).map_err(|error| failure::decoding(&error))?;
+            let (container, codec) = (info.container.name().to_owned(), info.codec.clone());
+            let (rate, channels, frames) = (info.rate, info.channels, info.frames);
+            Ok(ResponseBody::AudioInfo { container, codec, rate, channels, frames })
+        }
+        RequestBody::EmbedSegments { model, clip, window, hop, limits } => {
+            let model = shared.models.get(&model)?;
+            let clip = {
+                let _place = shared.decoders.enter(|| caller.check_wanted())?;
+                waveform(&clip, &limits, &model)?
+            };
+            embed_segments(&model, &clip, (window, hop), Pipeline::new(&model, &shared.speech, origin, caller, 1))
+        }
         RequestBody::Hello { .. } | RequestBody::Status => {
             Err(failure(FailureKind::Internal, "a request without a model reached the models").into())
         }
     }
+}
+
+/// Embeds the windows of a recording; silent ones are named and have no embedding.
+fn embed_segments(
+    model: &Model,
+    clip: &Waveform,
+    (window, hop): (f64, f64),
+    mut pipeline: Pipeline<'_>,
+) -> Result<ResponseBody, Stop> {
+    let spans = segments::windows(clip, window, hop)?;
+    let mut windows = Vec::with_capacity(spans.len());
+    let most = ((SECONDS_AT_ONCE / window) as usize).clamp(1, CLIPS_AT_ONCE);
+    let seconds = |samples: usize| samples as f64 / f64::from(clip.rate());
+    let mut first = 0;
+    for spans in spans.chunks(most) {
+        pipeline.caller.check_wanted()?;
+        let mut part = Part { inputs: Vec::new(), rows: Vec::new(), first };
+        for span in spans {
+            let sound = segments::cut(clip, *span);
+            windows.push((seconds(span.0), seconds(span.1), sound.is_some()));
+            if let Some(sound) = sound {
+                let rows = rows_of(sound, model)?;
+                part.rows.push(rows.len());
+                part.inputs.extend(rows.into_iter().map(Input::Speech));
+            }
+        }
+        first += part.rows.len();
+        if !part.rows.is_empty() {
+            pipeline.push(part)?;
+        }
+    }
+    Ok(ResponseBody::Segments { tag: model.tag, dimension: model.dimension, windows, values: pipeline.finish()? })
 }
 
 /// Rows of some items of a request.
@@ -107,13 +155,24 @@ fn speech_part(
 
 /// The windows of a clip, and its length in seconds.
 fn decode(bytes: &[u8], limits: &AudioLimits, model: &Model) -> Result<(Vec<Vec<f32>>, f64), Failure> {
-    let AudioLimits { max_bytes, max_seconds, max_channels, max_rate } = *limits;
-    let limits = Limits { max_bytes, max_seconds, max_channels, max_rate };
-    let pcm = esr_audio::decode(bytes, &limits).map_err(|error| failure::decoding(&error))?;
-    let clip = pcm.to_model_rate(model.preparer.sample_rate()).map_err(|error| failure::waveform(&error))?;
+    let clip = waveform(bytes, limits, model)?;
     let seconds = clip.seconds();
-    let windows = model.preparer.speech(clip);
-    Ok((windows.map_err(|error| failure(FailureKind::Internal, error.to_string()))?, seconds))
+    Ok((rows_of(clip, model)?, seconds))
+}
+
+fn waveform(bytes: &[u8], limits: &AudioLimits, model: &Model) -> Result<Waveform, Failure> {
+    let pcm = esr_audio::decode(bytes, &bounds(limits)).map_err(|error| failure::decoding(&error))?;
+    pcm.to_model_rate(model.preparer.sample_rate()).map_err(|error| failure::waveform(&error))
+}
+
+/// What the model is shown of a clip: the whole of it, or windows of one that is longer than the model takes.
+fn rows_of(clip: Waveform, model: &Model) -> Result<Vec<Vec<f32>>, Failure> {
+    model.preparer.speech(clip).map_err(|error| failure(FailureKind::Internal, error.to_string()))
+}
+
+fn bounds(limits: &AudioLimits) -> Limits {
+    let AudioLimits { max_bytes, max_seconds, max_channels, max_rate } = *limits;
+    Limits { max_bytes, max_seconds, max_channels, max_rate }
 }
 
 /// Parts of one request on their way through a lane: one is computed while the next is prepared.

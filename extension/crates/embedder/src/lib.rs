@@ -20,6 +20,7 @@ mod inference;
 mod isolate;
 pub mod list;
 mod models;
+mod segments;
 pub mod serve;
 mod statistics;
 mod ticket;

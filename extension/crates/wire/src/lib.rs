@@ -79,6 +79,26 @@ pub enum RequestBody {
     },
     /// Counters since start.
     Status,
+    /// What an audio file holds.
+    AudioInfo {
+        /// A whole audio file.
+        clip: ByteBuf,
+        /// What the caller's settings allow.
+        limits: AudioLimits,
+    },
+    /// One embedding for each window of a recording.
+    EmbedSegments {
+        /// Bundle name, a folder of the model directory.
+        model: String,
+        /// A whole audio file.
+        clip: ByteBuf,
+        /// Length of a window, seconds.
+        window: f64,
+        /// From the start of one window to that of the next, seconds.
+        hop: f64,
+        /// What the caller's settings allow.
+        limits: AudioLimits,
+    },
 }
 
 /// Bounds on one clip, checked before and while decoding.
@@ -135,6 +155,30 @@ pub enum ResponseBody {
     },
     /// Answer to [`RequestBody::Status`].
     Status(Status),
+    /// Answer to [`RequestBody::AudioInfo`].
+    AudioInfo {
+        /// File format, such as `wav`.
+        container: String,
+        /// Codec, such as `pcm_s16le`.
+        codec: String,
+        /// Samples per second and channel.
+        rate: u32,
+        /// Channels.
+        channels: u16,
+        /// Samples per channel.
+        frames: u64,
+    },
+    /// Answer to [`RequestBody::EmbedSegments`].
+    Segments {
+        /// Identity of the model.
+        tag: u64,
+        /// Elements per embedding.
+        dimension: u32,
+        /// Start and end of each window, seconds, and whether it has an embedding, which silence has not.
+        windows: Vec<(f64, f64, bool)>,
+        /// The embeddings of the windows that have one, in order.
+        values: Vec<f32>,
+    },
 }
 
 /// Counters of one embedder process.
