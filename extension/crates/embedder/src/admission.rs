@@ -8,6 +8,10 @@ use esr_wire::{FrameError, Request};
 /// Bytes that requests may hold together. One alone may always come in: a frame has at most as many.
 pub const ROOM: u64 = 1 << 30;
 
+/// The part of the room (64 KiB of 1 GiB) up to which a request takes none: there are at most as many as connections, and a
+/// text or a look at the status must not be refused because others send clips.
+const SMALL_PART: u64 = 1 << 14;
+
 /// Bytes of a refused request that are read, to find its id.
 const HEAD: usize = 16;
 
@@ -72,7 +76,8 @@ impl Admission {
     }
 
     fn admit(&self, bytes: u64) -> Result<Held<'_>, u64> {
-        let fits = |held: u64| (held == 0 || held + bytes <= self.room).then_some(held + bytes);
+        let bytes = if bytes <= self.room / SMALL_PART { 0 } else { bytes };
+        let fits = |held: u64| (held == 0 || bytes == 0 || held + bytes <= self.room).then_some(held + bytes);
         self.held.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fits)?;
         Ok(Held { admission: self, bytes })
     }
@@ -107,5 +112,9 @@ mod tests {
         let large = esr_wire::encode(&request(4, 5_000)).unwrap();
         assert!(admission.read(&mut large.as_slice()).is_ok());
         assert!(matches!(admission.read(&mut &large[..9]), Err(ReadError::Frame(_))));
+        // Small ones do not count.
+        let admission = Admission::new(ROOM);
+        let _whole = admission.admit(ROOM).unwrap();
+        assert!(admission.admit(SMALL_PART * 4).is_ok() && admission.admit(SMALL_PART * 4 + 1).is_err());
     }
 }

@@ -69,7 +69,7 @@ pub fn embedding(error: &EmbedError) -> Failure {
         EmbedError::Run(RunError::Cancelled) => failure(FailureKind::Timeout, error.to_string()),
         EmbedError::Run(RunError::Answer(_)) => failure(FailureKind::BadModel, error.to_string()),
         EmbedError::Run(RunError::Runtime(reason)) => {
-            let memory = ["bad_alloc", "Failed to allocate", "out of memory"];
+            let memory = ["bad_alloc", "Failed to allocate", "out of memory", "ALLOC_FAILED"];
             let kind = if memory.iter().any(|word| reason.contains(word)) {
                 FailureKind::OutOfMemory
             } else {

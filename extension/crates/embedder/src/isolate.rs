@@ -6,9 +6,12 @@ use esr_encoder::{Embedding, RunError};
 /// One answer per row, in order.
 pub type Answers = Vec<Result<Embedding, RunError>>;
 
+/// Computes some of the rows.
+pub type Compute<'a, R> = dyn FnMut(&[R]) -> Result<Vec<Embedding>, RunError> + 'a;
+
 /// Computes all rows together, or in ever smaller parts where that fails. A cancelled run is not repeated: nobody waits.
 /// Of n rows, one that always fails costs about 2 log2 n further runs. Also returns how many runs failed.
-pub fn run<R>(rows: &[R], compute: &mut dyn FnMut(&[R]) -> Result<Vec<Embedding>, RunError>) -> (Answers, u64) {
+pub fn run<R>(rows: &[R], compute: &mut Compute<'_, R>) -> (Answers, u64) {
     match compute(rows) {
         Ok(embeddings) => (embeddings.into_iter().map(Ok).collect(), 0),
         Err(error) if rows.len() <= 1 || error == RunError::Cancelled => {
