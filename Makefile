@@ -70,6 +70,9 @@ bench: build ## Measure kernels, embedding speed, exact scans, and the index bes
 	cargo build --release -p esr-benches
 	$(BENCHES) exact
 	$(BENCHES) latency
+	$(BENCHES) load
+	$(BENCHES) storm
+	$(BENCHES) writing
 	for data in clustered hard $(if $(wildcard ../shared/data),real); do $(BENCHES) index --data $$data $(BENCH) || exit; done
 
 clean: ## Remove what was built

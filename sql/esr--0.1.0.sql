@@ -398,7 +398,7 @@ COMMENT ON FUNCTION esr_index_check(regclass, boolean) IS
 -- longer than the scan.) A clip is embedded by each call of esr_embed_speech, so the planner should call it last.
 --
 -- Errors: 22P03 unreadable or unsupported audio, 22000 nothing to hear, 54000 over a limit of esr.audio_max_*,
--- 22023 unusable text, 42704 no such model, F0000 damaged model, 58P01 ONNX Runtime missing, 53000 and 53200 overload and
+-- 22023 unusable text, 42704 no such model, F0000 damaged model, 58P01 ONNX Runtime (or its CUDA) missing, 53000 and 53200 overload and
 -- memory, 53400 no worker slot, 58000 no embedder, or one that ended or did not answer in time: try again.
 
 CREATE FUNCTION esr_embed_text(text) RETURNS esr_vector
@@ -441,18 +441,141 @@ COMMENT ON FUNCTION esr_embed_speech(bytea[], text) IS
     'embeddings of audio files, in batches, made by the named model; a NULL element stays NULL';
 
 -- =====================================================================================================================
--- Embedding on insert
+-- Recordings and labels
 -- =====================================================================================================================
+
+CREATE FUNCTION esr_describe_audio(bytea) RETURNS json
+    AS 'MODULE_PATHNAME' LANGUAGE c STABLE STRICT PARALLEL SAFE COST 10000;
+COMMENT ON FUNCTION esr_describe_audio(bytea) IS 'what an audio file holds; esr_audio_info shows it in columns';
+
+CREATE FUNCTION esr_audio_info(
+    audio bytea, OUT container text, OUT codec text, OUT seconds double precision, OUT sample_rate integer, OUT channels integer
+)
+    LANGUAGE sql STABLE STRICT PARALLEL SAFE COST 10000
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT i.container, i.codec, i.seconds, i.sample_rate, i.channels FROM json_to_record(@extschema@.esr_describe_audio(audio))
+        AS i(container text, codec text, seconds double precision, sample_rate integer, channels integer)
+$$;
+COMMENT ON FUNCTION esr_audio_info(bytea) IS
+    'file format, codec, length in seconds, samples per second and channels of an audio file, found by decoding it';
+
+CREATE FUNCTION esr_cut_segments(bytea, double precision, double precision, text) RETURNS json
+    AS 'MODULE_PATHNAME' LANGUAGE c STABLE STRICT PARALLEL SAFE COST 1000000;
+COMMENT ON FUNCTION esr_cut_segments(bytea, double precision, double precision, text) IS
+    'windows of a recording with their embeddings; esr_segments shows them as rows';
+
+CREATE FUNCTION esr_segments(audio bytea, "window" double precision, hop double precision, model text)
+    RETURNS TABLE (start_s double precision, end_s double precision, style esr_vector)
+    LANGUAGE sql STABLE STRICT PARALLEL SAFE COST 1000000 ROWS 100
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT s.start_s, s.end_s, s.style FROM json_to_recordset(@extschema@.esr_cut_segments(audio, "window", hop, model))
+        AS s(start_s double precision, end_s double precision, style @extschema@.esr_vector)
+$$;
+COMMENT ON FUNCTION esr_segments(bytea, double precision, double precision, text) IS
+    'embeddings of windows of a recording: length of a window and step from one to the next, in seconds; the last window ends with the recording, the style of a silent one is NULL';
+
+-- Without SET, so that PostgreSQL can inline it; every name is full instead.
+CREATE FUNCTION esr_segments(audio bytea, "window" double precision DEFAULT 4, hop double precision DEFAULT 2)
+    RETURNS TABLE (start_s double precision, end_s double precision, style esr_vector)
+    LANGUAGE sql STABLE STRICT PARALLEL SAFE COST 1000000 ROWS 100
+AS $$
+    SELECT s.start_s, s.end_s, s.style
+    FROM @extschema@.esr_segments(audio, "window", hop, pg_catalog.current_setting('esr.default_model')) s
+$$;
+COMMENT ON FUNCTION esr_segments(bytea, double precision, double precision) IS
+    'the same with the model that esr.default_model names';
+
+CREATE FUNCTION esr_classify(clip esr_vector, labels text[], model text)
+    RETURNS TABLE (label text, score double precision)
+    LANGUAGE sql STABLE STRICT PARALLEL SAFE COST 100000 ROWS 10
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT l.label, 1 - (clip OPERATOR(@extschema@.<=>) l.style)
+    FROM unnest(labels, @extschema@.esr_embed_text(labels, model)) AS l(label, style)
+    WHERE l.label IS NOT NULL
+    ORDER BY 2 DESC, 1
+$$;
+COMMENT ON FUNCTION esr_classify(esr_vector, text[], text) IS
+    'how well each label describes a clip: cosine similarity, -1 to 1, the best first; labels are descriptions such as ''an angry voice''';
+
+CREATE FUNCTION esr_classify(clip esr_vector, labels text[])
+    RETURNS TABLE (label text, score double precision)
+    LANGUAGE sql STABLE STRICT PARALLEL SAFE COST 100000 ROWS 10
+AS $$
+    SELECT c.label, c.score FROM @extschema@.esr_classify(clip, labels, pg_catalog.current_setting('esr.default_model')) c
+$$;
+COMMENT ON FUNCTION esr_classify(esr_vector, text[]) IS 'the same with the model that esr.default_model names';
+
+-- =====================================================================================================================
+-- Embedding what is written
+-- =====================================================================================================================
+-- The triggers of esr_attach name both columns in UPDATE OF audio, style: PostgreSQL keeps them by number, so that RENAME,
+-- partitions, pg_dump and DROP COLUMN ... CASCADE need nothing of ours. Their one argument is the model.
 
 CREATE FUNCTION esr_embed_row() RETURNS trigger
     AS 'MODULE_PATHNAME' LANGUAGE c;
-COMMENT ON FUNCTION esr_embed_row() IS 'trigger function that esr_attach uses; arguments: audio column, style column, model';
+COMMENT ON FUNCTION esr_embed_row() IS
+    'trigger function of mode sync, BEFORE ROW: embeds the row, or leaves it for the end of the statement';
 
--- One trigger for each style column. PostgreSQL cuts names at 63 bytes.
-CREATE FUNCTION esr_trigger_name(style_column name) RETURNS name
+CREATE FUNCTION esr_embed_later() RETURNS trigger
+    AS 'MODULE_PATHNAME' LANGUAGE c;
+COMMENT ON FUNCTION esr_embed_later() IS
+    'trigger function of mode sync, AFTER ROW: remembers a row that was left for the end of the statement';
+
+CREATE FUNCTION esr_embed_statement() RETURNS trigger
+    AS 'MODULE_PATHNAME' LANGUAGE c;
+COMMENT ON FUNCTION esr_embed_statement() IS
+    'trigger function of mode sync, BEFORE and AFTER STATEMENT: embeds the rows that were left, in batches';
+
+CREATE FUNCTION esr_queue_row() RETURNS trigger
+    AS 'MODULE_PATHNAME' LANGUAGE c;
+COMMENT ON FUNCTION esr_queue_row() IS 'trigger function of mode queue, BEFORE ROW: leaves the row to a background worker';
+
+-- PostgreSQL cuts names at 63 bytes, where two long ones may become one.
+CREATE FUNCTION esr_object_name(kind text, of_what text) RETURNS name
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-    RETURN ('esr_embed_' || style_column)::name;
-COMMENT ON FUNCTION esr_trigger_name(name) IS 'name of the trigger that esr_attach makes for a style column';
+    RETURN (CASE WHEN octet_length(kind || of_what) < 64 THEN kind || of_what ELSE kind || md5(of_what) END)::name;
+COMMENT ON FUNCTION esr_object_name(text, text) IS 'name of a trigger or index that esr_attach makes';
+
+-- One row for each style column of each table, partitions included. A trigger's arguments end in a zero byte each.
+CREATE VIEW esr_attached_trigger AS
+    SELECT t.tgrelid AS relation, t.tgattr[0] AS audio_attnum, t.tgattr[1] AS style_attnum,
+           convert_from(substring(t.tgargs FROM 1 FOR octet_length(t.tgargs) - 1), getdatabaseencoding()) AS model,
+           CASE t.tgfoid WHEN '@extschema@.esr_queue_row'::regproc THEN 'queue' ELSE 'sync' END AS mode,
+           t.tgparentid <> 0 AS is_inherited, t.tgenabled IN ('O', 'A') AS is_enabled
+    FROM pg_trigger t
+    WHERE t.tgfoid IN ('@extschema@.esr_queue_row'::regproc, '@extschema@.esr_embed_row'::regproc)
+      AND t.tgnargs = 1 AND array_length(t.tgattr::smallint[], 1) = 2;
+COMMENT ON VIEW esr_attached_trigger IS 'what the triggers of esr_attach say; esr_attachments shows it with names';
+GRANT SELECT ON esr_attached_trigger TO PUBLIC;
+
+CREATE VIEW esr_attachments AS
+    SELECT t.relation::regclass AS "table", a.attname AS audio_column, s.attname AS style_column, t.mode, t.model, t.is_enabled
+    FROM @extschema@.esr_attached_trigger t
+         JOIN pg_attribute a ON a.attrelid = t.relation AND a.attnum = t.audio_attnum
+         JOIN pg_attribute s ON s.attrelid = t.relation AND s.attnum = t.style_attnum
+    WHERE NOT t.is_inherited;
+COMMENT ON VIEW esr_attachments IS 'tables whose rows are embedded when they are written';
+COMMENT ON COLUMN esr_attachments."table" IS 'the table, for partitions the one they are part of';
+COMMENT ON COLUMN esr_attachments.audio_column IS 'column with audio files';
+COMMENT ON COLUMN esr_attachments.style_column IS 'column for their embeddings';
+COMMENT ON COLUMN esr_attachments.mode IS 'sync or queue';
+COMMENT ON COLUMN esr_attachments.model IS 'model that embeds';
+COMMENT ON COLUMN esr_attachments.is_enabled IS 'whether its trigger is enabled; ALTER TABLE ... DISABLE TRIGGER pauses a queue';
+GRANT SELECT ON esr_attachments TO PUBLIC;
+
+CREATE FUNCTION esr_queue_targets() RETURNS TABLE (relation oid, audio smallint, style smallint, model text)
+    LANGUAGE sql STABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT t.relation, t.audio_attnum, t.style_attnum, t.model
+    FROM @extschema@.esr_attached_trigger t JOIN pg_class c ON c.oid = t.relation
+    WHERE t.mode = 'queue' AND t.is_enabled AND c.relkind = 'r' AND c.relpersistence <> 't'
+    ORDER BY t.relation, t.style_attnum
+$$;
+COMMENT ON FUNCTION esr_queue_targets() IS 'what the background worker of mode queue looks after; partitions one by one';
 
 CREATE FUNCTION esr_attach(
     "table" regclass, audio_column name, style_column name, mode text DEFAULT 'sync', model text DEFAULT NULL
@@ -465,17 +588,17 @@ DECLARE
     relation pg_class;
     audio pg_attribute;
     style pg_attribute;
+    events text;
+    waiting text;
 BEGIN
     IF "table" IS NULL OR audio_column IS NULL OR style_column IS NULL THEN
         RAISE EXCEPTION 'table, audio_column and style_column must not be NULL'
             USING ERRCODE = 'null_value_not_allowed', HINT = 'As in: SELECT esr_attach(''clips'', ''audio'', ''style'');';
     END IF;
-    IF mode = 'queue' THEN
-        RAISE EXCEPTION 'mode "queue" of esr_attach is not available in this version'
-            USING ERRCODE = 'feature_not_supported', HINT = 'Use mode => ''sync''.';
-    ELSIF mode IS DISTINCT FROM 'sync' THEN
+    IF mode IS NULL OR mode NOT IN ('sync', 'queue') THEN
         RAISE EXCEPTION 'unknown mode "%" of esr_attach', mode
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'Use mode => ''sync''.';
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Use mode => ''sync'', where the statement waits for its vectors, or mode => ''queue'', where they follow.';
     END IF;
     SELECT * INTO relation FROM pg_class c WHERE c.oid = "table";
     IF relation.relkind NOT IN ('r', 'p', 'f') THEN
@@ -497,7 +620,7 @@ BEGIN
             USING ERRCODE = 'undefined_column',
                   HINT = format('ALTER TABLE %s ADD COLUMN %I esr_vector(512);', "table", style_column);
     END IF;
-    IF audio.atttypid <> 'bytea'::regtype THEN
+    IF @extschema@.esr_base_type(audio.atttypid) <> 'bytea'::regtype THEN
         RAISE EXCEPTION 'column "%" of table % has type %, not bytea', audio_column, "table", format_type(audio.atttypid, audio.atttypmod)
             USING ERRCODE = 'datatype_mismatch', HINT = 'The column must hold whole audio files.';
     END IF;
@@ -505,13 +628,23 @@ BEGIN
         RAISE EXCEPTION 'column "%" of table % is generated', audio_column, "table"
             USING ERRCODE = 'wrong_object_type', HINT = 'PostgreSQL computes it only after the trigger has run.';
     END IF;
-    IF style.atttypid <> format('%s.esr_vector', ours)::regtype THEN
+    IF style.attgenerated <> '' THEN
+        RAISE EXCEPTION 'column "%" of table % is generated', style_column, "table"
+            USING ERRCODE = 'wrong_object_type', HINT = 'Nothing can be written into a generated column.';
+    END IF;
+    IF @extschema@.esr_base_type(style.atttypid) <> format('%s.esr_vector', ours)::regtype THEN
         RAISE EXCEPTION 'column "%" of table % has type %, not esr_vector', style_column, "table", format_type(style.atttypid, style.atttypmod)
             USING ERRCODE = 'datatype_mismatch', HINT = 'Declare the column as esr_vector(n) with the model''s dimension n.';
     END IF;
-    IF EXISTS (SELECT FROM pg_trigger t
-               WHERE t.tgrelid = "table" AND t.tgfoid = format('%s.esr_embed_row()', ours)::regprocedure
-                 AND t.tgname = @extschema@.esr_trigger_name(style_column)) THEN
+    IF mode = 'queue' AND (style.attnotnull OR relation.relkind = 'f' OR relation.relpersistence = 't') THEN
+        RAISE EXCEPTION 'table % cannot be attached in mode "queue"', "table"
+            USING ERRCODE = 'wrong_object_type',
+                  DETAIL = CASE WHEN style.attnotnull THEN format('Column "%s" is NOT NULL, but rows are visible before they have a vector.', style_column)
+                           WHEN relation.relkind = 'f' THEN 'It is a foreign table.'
+                           ELSE 'It is a temporary table, which no other process can read.' END,
+                  HINT = 'Use mode => ''sync''.';
+    END IF;
+    IF EXISTS (SELECT FROM @extschema@.esr_attached_trigger t WHERE t.relation = "table" AND t.style_attnum = style.attnum) THEN
         RAISE EXCEPTION 'column "%" of table % is attached already', style_column, "table"
             USING ERRCODE = 'duplicate_object',
                   HINT = format('SELECT esr_detach(%L, %L); comes first.', "table", style_column);
@@ -519,29 +652,286 @@ BEGIN
     -- Any function of the library loads it, and loading it defines the settings.
     PERFORM @extschema@.esr_dims('[0]');
     -- The model is fixed now, not looked up by each session: one column must not mix models.
-    EXECUTE format(
-        'CREATE TRIGGER %I BEFORE INSERT OR UPDATE OF %I ON %s FOR EACH ROW EXECUTE FUNCTION %s.esr_embed_row(%L, %L, %L)',
-        @extschema@.esr_trigger_name(style_column), audio_column, "table", ours,
-        audio_column, style_column, coalesce(model, current_setting('esr.default_model')));
+    model := coalesce(model, current_setting('esr.default_model'));
+    events := format('INSERT OR UPDATE OF %I, %I ON %s', audio_column, style_column, "table");
+    waiting := format('%I IS NULL AND %I IS NOT NULL', style_column, audio_column);
+    IF mode = 'queue' THEN
+        EXECUTE format('CREATE TRIGGER %I BEFORE %s FOR EACH ROW EXECUTE FUNCTION %s.esr_queue_row(%L)',
+            @extschema@.esr_object_name('esr_queue_', style_column), events, ours, model);
+        -- The queue: what is pending, however it came there. All keys are equal, and equal keys take little room.
+        EXECUTE format('CREATE INDEX IF NOT EXISTS %I ON %s ((true)) WHERE %s',
+            @extschema@.esr_queue_index_name("table", style_column), "table", waiting);
+        PERFORM @extschema@.esr_wake_queue();
+        RETURN;
+    END IF;
+    EXECUTE format('CREATE TRIGGER %I BEFORE %s FOR EACH ROW EXECUTE FUNCTION %s.esr_embed_row(%L)',
+        @extschema@.esr_object_name('esr_embed_', style_column), events, ours, model);
+    IF relation.relkind = 'f' OR style.attnotnull THEN
+        -- Each row must have its vector before it is stored.
+        RETURN;
+    END IF;
+    EXECUTE format('CREATE TRIGGER %I BEFORE %s FOR EACH STATEMENT EXECUTE FUNCTION %s.esr_embed_statement(%L)',
+        @extschema@.esr_object_name('esr_open_', style_column), events, ours, model);
+    EXECUTE format('CREATE TRIGGER %I AFTER %s FOR EACH ROW WHEN (new.%I IS NULL AND new.%I IS NOT NULL) EXECUTE FUNCTION %s.esr_embed_later(%L)',
+        @extschema@.esr_object_name('esr_later_', style_column), events, style_column, audio_column, ours, model);
+    EXECUTE format('CREATE TRIGGER %I AFTER %s FOR EACH STATEMENT EXECUTE FUNCTION %s.esr_embed_statement(%L)',
+        @extschema@.esr_object_name('esr_close_', style_column), events, ours, model);
 END
 $$;
 COMMENT ON FUNCTION esr_attach(regclass, name, name, text, text) IS
-    'create a trigger that embeds the audio column into the style column whenever a row is inserted or its audio changes';
+    'embed the audio column into the style column whenever a row is inserted or its audio changes: sync, before the statement ends, or queue, soon after its commit';
 
 CREATE FUNCTION esr_detach("table" regclass, style_column name) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    style smallint;
+    made name;
 BEGIN
-    IF NOT EXISTS (SELECT FROM pg_trigger t
-                   WHERE t.tgrelid = "table" AND t.tgname = @extschema@.esr_trigger_name(style_column)) THEN
+    SELECT a.attnum INTO style FROM pg_attribute a
+        WHERE a.attrelid = "table" AND a.attname = style_column AND NOT a.attisdropped;
+    IF NOT EXISTS (SELECT FROM @extschema@.esr_attached_trigger t WHERE t.relation = "table" AND t.style_attnum = style) THEN
         RAISE EXCEPTION 'column "%" of table % is not attached', style_column, "table"
-            USING ERRCODE = 'undefined_object', HINT = '\d on the table shows its triggers.';
+            USING ERRCODE = 'undefined_object', HINT = 'The view esr_attachments shows what is.';
     END IF;
-    EXECUTE format('DROP TRIGGER %I ON %s', @extschema@.esr_trigger_name(style_column), "table");
+    FOR made IN
+        SELECT t.tgname FROM pg_trigger t
+        WHERE t.tgrelid = "table" AND t.tgparentid = 0 AND array_length(t.tgattr::smallint[], 1) = 2 AND t.tgattr[1] = style
+          AND t.tgfoid IN ('@extschema@.esr_queue_row'::regproc, '@extschema@.esr_embed_row'::regproc,
+                           '@extschema@.esr_embed_later'::regproc, '@extschema@.esr_embed_statement'::regproc)
+    LOOP
+        EXECUTE format('DROP TRIGGER %I ON %s', made, "table");
+    END LOOP;
+    -- The queue's index: a name of ours, and a condition on the style column.
+    FOR made IN
+        SELECT format('%I.%I', n.nspname, c.relname) FROM pg_index i
+            JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE i.indrelid = "table" AND c.relname LIKE 'esr\_queue\_%' AND i.indpred IS NOT NULL
+          AND EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
+                      AND d.refclassid = 'pg_class'::regclass AND d.refobjid = "table" AND d.refobjsubid = style)
+    LOOP
+        EXECUTE format('DROP INDEX %s', made);
+    END LOOP;
 END
 $$;
-COMMENT ON FUNCTION esr_detach(regclass, name) IS 'remove the trigger that esr_attach made; the embeddings that are there stay';
+COMMENT ON FUNCTION esr_detach(regclass, name) IS
+    'remove the triggers, and the index, that esr_attach made; the embeddings that are there stay';
+
+CREATE FUNCTION esr_base_type(type oid) RETURNS oid
+    LANGUAGE sql STABLE STRICT PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH RECURSIVE chain AS (
+        SELECT t.oid, t.typbasetype FROM pg_type t WHERE t.oid = type
+        UNION ALL SELECT t.oid, t.typbasetype FROM chain c JOIN pg_type t ON t.oid = c.typbasetype
+    ) SELECT oid FROM chain WHERE typbasetype = 0
+$$;
+COMMENT ON FUNCTION esr_base_type(oid) IS 'the type under a domain';
+
+-- An index lies in its table's schema, beside those of other tables.
+CREATE FUNCTION esr_queue_index_name("table" regclass, style_column name) RETURNS name
+    LANGUAGE sql STABLE STRICT PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT @extschema@.esr_object_name('esr_queue_', (c.relname || '_' || style_column)::text) FROM pg_class c WHERE c.oid = "table"
+$$;
+COMMENT ON FUNCTION esr_queue_index_name(regclass, name) IS
+    'name of the index of pending rows that esr_attach makes in mode queue, unless it is there already';
+
+CREATE FUNCTION esr_wake_queue() RETURNS void
+    AS 'MODULE_PATHNAME' LANGUAGE c VOLATILE;
+COMMENT ON FUNCTION esr_wake_queue() IS
+    'start the background worker of mode queue in this database, if none runs; every write to an attached table does';
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- Failures
+-- ---------------------------------------------------------------------------------------------------------------------
+-- A row is known by where it lies and which transaction wrote it there, which together mean one version of it. Not part of
+-- a dump: in a restored database, rows without a vector are pending anyway.
+
+CREATE TABLE esr_failure (
+    relation oid NOT NULL,
+    style_column smallint NOT NULL,
+    place tid,
+    version xid,
+    clip bytea,
+    model text NOT NULL,
+    sqlstate text NOT NULL,
+    reason text NOT NULL,
+    hint text,
+    attempts integer NOT NULL,
+    first_failed timestamptz NOT NULL DEFAULT clock_timestamp(),
+    last_failed timestamptz NOT NULL DEFAULT clock_timestamp(),
+    retry_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    UNIQUE NULLS NOT DISTINCT (relation, style_column, place)
+);
+CREATE INDEX esr_failure_clip ON esr_failure (relation, style_column, clip);
+COMMENT ON TABLE esr_failure IS 'what the view esr_failures shows';
+
+CREATE TABLE esr_refresh_state (
+    relation oid NOT NULL,
+    style_column smallint NOT NULL,
+    model text NOT NULL,
+    started timestamptz NOT NULL DEFAULT clock_timestamp(),
+    updated timestamptz NOT NULL DEFAULT clock_timestamp(),
+    finished timestamptz,
+    pid integer,
+    next_block bigint NOT NULL DEFAULT 0,
+    blocks bigint NOT NULL DEFAULT 0,
+    touched bigint NOT NULL DEFAULT 0,
+    embedded bigint NOT NULL DEFAULT 0,
+    failed bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (relation, style_column)
+);
+COMMENT ON TABLE esr_refresh_state IS 'what the view esr_progress shows';
+
+CREATE VIEW esr_failures AS
+    SELECT f.relation::regclass AS "table", a.attname AS style_column, f.place AS ctid_of_row, f.model, f.sqlstate, f.reason,
+           f.hint, f.attempts, f.first_failed, f.last_failed, f.retry_at
+    FROM @extschema@.esr_failure f
+         JOIN pg_class c ON c.oid = f.relation
+         JOIN pg_attribute a ON a.attrelid = f.relation AND a.attnum = f.style_column AND NOT a.attisdropped
+    WHERE pg_has_role(c.relowner, 'USAGE')
+      AND (EXISTS (SELECT FROM @extschema@.esr_attached_trigger t WHERE t.relation = f.relation AND t.style_attnum = f.style_column)
+           OR EXISTS (SELECT FROM @extschema@.esr_refresh_state s WHERE s.relation = f.relation AND s.style_column = f.style_column));
+COMMENT ON VIEW esr_failures IS 'clips that could not be embedded, in tables of one''s own';
+COMMENT ON COLUMN esr_failures."table" IS 'table, or partition';
+COMMENT ON COLUMN esr_failures.style_column IS 'column that has no vector';
+COMMENT ON COLUMN esr_failures.ctid_of_row IS
+    'where the row lies: SELECT ... FROM table WHERE ctid = ...; NULL if it is about no row, such as a model that is missing';
+COMMENT ON COLUMN esr_failures.model IS 'model that was to embed it';
+COMMENT ON COLUMN esr_failures.sqlstate IS 'SQLSTATE of the failure';
+COMMENT ON COLUMN esr_failures.reason IS 'what is wrong';
+COMMENT ON COLUMN esr_failures.hint IS 'what to do about it';
+COMMENT ON COLUMN esr_failures.attempts IS 'how often it was tried';
+COMMENT ON COLUMN esr_failures.first_failed IS 'when it failed first';
+COMMENT ON COLUMN esr_failures.last_failed IS 'when it failed last';
+COMMENT ON COLUMN esr_failures.retry_at IS
+    'when mode queue tries it again: after 1 second, doubled with each attempt up to an hour; at once when the row is updated';
+GRANT SELECT ON esr_failures TO PUBLIC;
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- Refresh
+-- ---------------------------------------------------------------------------------------------------------------------
+
+CREATE VIEW esr_progress AS
+    SELECT s.relation::regclass AS "table", a.attname AS style_column, s.model,
+           CASE WHEN s.finished IS NOT NULL THEN 'finished'
+                WHEN EXISTS (SELECT FROM pg_stat_get_activity(s.pid)) THEN 'running' ELSE 'interrupted' END AS state,
+           CASE WHEN s.finished IS NOT NULL THEN s.blocks ELSE s.next_block END AS blocks_done, s.blocks AS blocks_total,
+           s.embedded, s.failed, s.started, s.updated, s.finished, s.pid
+    FROM @extschema@.esr_refresh_state s
+         JOIN pg_class c ON c.oid = s.relation
+         JOIN pg_attribute a ON a.attrelid = s.relation AND a.attnum = s.style_column AND NOT a.attisdropped
+    WHERE pg_has_role(c.relowner, 'USAGE') OR pg_has_role('pg_monitor', 'USAGE');
+COMMENT ON VIEW esr_progress IS 'refreshes of tables of one''s own: running, interrupted, and the last that finished';
+COMMENT ON COLUMN esr_progress."table" IS 'table, or partition';
+COMMENT ON COLUMN esr_progress.style_column IS 'column that is refreshed';
+COMMENT ON COLUMN esr_progress.model IS 'model that embeds';
+COMMENT ON COLUMN esr_progress.state IS 'running, finished, or interrupted: CALL esr_refresh goes on with it';
+COMMENT ON COLUMN esr_progress.blocks_done IS 'blocks of the table that this walk has passed; a refresh ends with a walk that finds nothing';
+COMMENT ON COLUMN esr_progress.blocks_total IS 'blocks of the table';
+COMMENT ON COLUMN esr_progress.embedded IS 'rows embedded';
+COMMENT ON COLUMN esr_progress.failed IS 'rows that failed; esr_failures says why';
+COMMENT ON COLUMN esr_progress.started IS 'when it was started';
+COMMENT ON COLUMN esr_progress.updated IS 'when its last batch was committed';
+COMMENT ON COLUMN esr_progress.finished IS 'when it finished';
+COMMENT ON COLUMN esr_progress.pid IS 'process of the session that works at it, or did last';
+GRANT SELECT ON esr_progress TO PUBLIC;
+
+CREATE FUNCTION esr_refresh_step(relation oid, audio integer, style integer, model text) RETURNS boolean
+    AS 'MODULE_PATHNAME' LANGUAGE c VOLATILE STRICT;
+COMMENT ON FUNCTION esr_refresh_step(oid, integer, integer, text) IS
+    'one batch of esr_refresh, for the owner of the table; false when nothing is left to do';
+
+-- Which columns of which tables to refresh: what is attached, unless the caller says otherwise.
+CREATE FUNCTION esr_refresh_jobs(
+    "table" regclass, style_column name, audio_column name, model text,
+    OUT relation oid, OUT audio integer, OUT style integer, OUT model_name text, OUT label text
+) RETURNS SETOF record
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    found_any boolean := false;
+    job record;
+BEGIN
+    IF "table" IS NULL THEN
+        RAISE EXCEPTION 'table must not be NULL'
+            USING ERRCODE = 'null_value_not_allowed', HINT = 'As in: CALL esr_refresh(''clips'');';
+    END IF;
+    FOR job IN
+        SELECT a.attname AS audio, s.attname AS style, t.model FROM @extschema@.esr_attached_trigger t
+            JOIN pg_attribute a ON a.attrelid = t.relation AND a.attnum = t.audio_attnum
+            JOIN pg_attribute s ON s.attrelid = t.relation AND s.attnum = t.style_attnum
+        WHERE t.relation = "table" AND (style_column IS NULL OR s.attname = style_column)
+        UNION ALL
+        SELECT audio_column, style_column, NULL WHERE audio_column IS NOT NULL AND style_column IS NOT NULL
+            AND NOT EXISTS (SELECT FROM @extschema@.esr_attachments t WHERE t."table" = esr_refresh_jobs."table" AND t.style_column = esr_refresh_jobs.style_column)
+    LOOP
+        found_any := true;
+        model_name := coalesce(model, job.model, current_setting('esr.default_model', true), 'default');
+        FOR relation, audio, style, label IN
+            SELECT c.oid, a.attnum, s.attnum, c.oid::regclass::text
+            FROM (SELECT p.relid FROM pg_partition_tree("table") p WHERE p.isleaf UNION SELECT "table") leaf
+                JOIN pg_class c ON c.oid = leaf.relid AND c.relkind = 'r'
+                LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = coalesce(audio_column, job.audio) AND NOT a.attisdropped
+                LEFT JOIN pg_attribute s ON s.attrelid = c.oid AND s.attname = job.style AND NOT s.attisdropped
+            ORDER BY c.oid
+        LOOP
+            IF audio IS NULL OR style IS NULL THEN
+                RAISE EXCEPTION 'column "%" of table % does not exist',
+                    CASE WHEN audio IS NULL THEN coalesce(audio_column, job.audio) ELSE job.style END, label
+                    USING ERRCODE = 'undefined_column';
+            END IF;
+            IF @extschema@.esr_base_type((SELECT x.atttypid FROM pg_attribute x WHERE x.attrelid = relation AND x.attnum = audio)) <> 'bytea'::regtype
+               OR @extschema@.esr_base_type((SELECT x.atttypid FROM pg_attribute x WHERE x.attrelid = relation AND x.attnum = style)) <> '@extschema@.esr_vector'::regtype THEN
+                RAISE EXCEPTION 'columns of table % have other types than bytea and esr_vector', label
+                    USING ERRCODE = 'datatype_mismatch', HINT = 'The audio column holds whole audio files, the style column their embeddings.';
+            END IF;
+            RETURN NEXT;
+        END LOOP;
+    END LOOP;
+    IF NOT found_any THEN
+        RAISE EXCEPTION 'table % has no attached column to refresh', "table"
+            USING ERRCODE = 'undefined_object',
+                  HINT = 'Attach one with esr_attach, or name both: CALL esr_refresh(''clips'', ''style'', ''audio'');';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION esr_refresh_jobs(regclass, name, name, text) IS 'what CALL esr_refresh does: one row for each table, or partition, and style column';
+
+-- Neither SECURITY DEFINER nor SET may stand here: PostgreSQL then refuses COMMIT. So operators are named in full.
+CREATE PROCEDURE esr_refresh(
+    "table" regclass, style_column name DEFAULT NULL, audio_column name DEFAULT NULL, model text DEFAULT NULL
+)
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    job record;
+    report record;
+    reported timestamptz := pg_catalog.clock_timestamp();
+    goes_on boolean;
+BEGIN
+    FOR job IN SELECT * FROM @extschema@.esr_refresh_jobs("table", style_column, audio_column, model) LOOP
+        goes_on := true;
+        WHILE goes_on LOOP
+            goes_on := @extschema@.esr_refresh_step(job.relation, job.audio, job.style, job.model_name);
+            COMMIT;
+            IF NOT goes_on OR pg_catalog.timestamptz_gt(pg_catalog.clock_timestamp(), pg_catalog.timestamptz_pl_interval(reported, '10 s')) THEN
+                reported := pg_catalog.clock_timestamp();
+                SELECT p.embedded, p.failed, p.blocks_done, p.blocks_total INTO report FROM @extschema@.esr_progress p
+                    JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) p."table" AND a.attname OPERATOR(pg_catalog.=) p.style_column
+                    WHERE p."table" OPERATOR(pg_catalog.=) job.relation AND a.attnum OPERATOR(pg_catalog.=) job.style;
+                RAISE NOTICE 'esr_refresh: %: % rows embedded, % failed, block % of %', job.label, report.embedded, report.failed, report.blocks_done, report.blocks_total;
+            END IF;
+        END LOOP;
+    END LOOP;
+END
+$$;
+COMMENT ON PROCEDURE esr_refresh(regclass, name, name, text) IS
+    'embed every row whose vector is missing or made by another model, in committed batches; goes on where an interrupted one was; progress in esr_progress, rows that fail in esr_failures';
 
 -- =====================================================================================================================
 -- Views
@@ -555,22 +945,32 @@ REVOKE ALL ON FUNCTION esr_embedder_status() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION esr_embedder_status() TO pg_monitor;
 
 CREATE VIEW esr_stat_embedder AS
-    SELECT s.pid, make_interval(secs => s.uptime_s) AS uptime, s.requests, s.failures, s.cancelled, s.texts, s.clips,
-           s.batches, s.device, s.models, s.p50_ms, s.p99_ms, s.restarts, s.last_failure
+    SELECT s.pid, make_interval(secs => s.uptime_s) AS uptime, s.requests, s.failures, s.cancelled, s.refused, s.expired,
+           s.queued, s.running, s.texts, s.clips, s.batches, s.mean_batch, s.halved, s.device, s.memory, s.peak_memory, s.models,
+           s.p50_ms, s.p99_ms, s.restarts, s.last_failure
     FROM json_to_record(esr_embedder_status()) AS s(
-        pid integer, uptime_s double precision, requests bigint, failures bigint, cancelled bigint, texts bigint,
-        clips bigint, batches bigint, device text, models text[], p50_ms real, p99_ms real, restarts bigint,
-        last_failure text);
+        pid integer, uptime_s double precision, requests bigint, failures bigint, cancelled bigint, refused bigint,
+        expired bigint, queued integer, running integer, texts bigint, clips bigint, batches bigint, mean_batch real,
+        halved bigint, device text, memory bigint, peak_memory bigint, models text[], p50_ms real, p99_ms real,
+        restarts bigint, last_failure text);
 COMMENT ON VIEW esr_stat_embedder IS 'one row: the embedder process of this cluster, with NULL for pid while none runs';
 COMMENT ON COLUMN esr_stat_embedder.pid IS 'process id; NULL while no embedder runs';
 COMMENT ON COLUMN esr_stat_embedder.uptime IS 'time since it was started';
 COMMENT ON COLUMN esr_stat_embedder.requests IS 'requests answered, failures included';
 COMMENT ON COLUMN esr_stat_embedder.failures IS 'requests answered with an error';
-COMMENT ON COLUMN esr_stat_embedder.cancelled IS 'requests whose session left before the answer';
+COMMENT ON COLUMN esr_stat_embedder.cancelled IS 'requests whose session was cancelled or left before the answer';
+COMMENT ON COLUMN esr_stat_embedder.refused IS 'requests refused (53000) because the queue or the memory for requests was full';
+COMMENT ON COLUMN esr_stat_embedder.expired IS 'requests given up because statement_timeout or esr.embedder_timeout of their session was over';
+COMMENT ON COLUMN esr_stat_embedder.queued IS 'requests that wait now';
+COMMENT ON COLUMN esr_stat_embedder.running IS 'batches that are being computed now: at most one of texts and one of clips';
 COMMENT ON COLUMN esr_stat_embedder.texts IS 'texts embedded';
 COMMENT ON COLUMN esr_stat_embedder.clips IS 'clips embedded';
 COMMENT ON COLUMN esr_stat_embedder.batches IS 'runs of a network';
-COMMENT ON COLUMN esr_stat_embedder.device IS 'where the networks run, such as cpu';
+COMMENT ON COLUMN esr_stat_embedder.mean_batch IS 'texts and windows of clips per run of a network';
+COMMENT ON COLUMN esr_stat_embedder.halved IS 'runs that failed and were tried again with half of their rows, until the bad row failed alone';
+COMMENT ON COLUMN esr_stat_embedder.memory IS 'resident memory of the process, bytes';
+COMMENT ON COLUMN esr_stat_embedder.peak_memory IS 'the most it has been, bytes';
+COMMENT ON COLUMN esr_stat_embedder.device IS 'where the networks run, such as cpu or cuda:0; NULL before the first model is loaded';
 COMMENT ON COLUMN esr_stat_embedder.models IS 'models in memory';
 COMMENT ON COLUMN esr_stat_embedder.p50_ms IS 'median time of the last thousand requests, milliseconds';
 COMMENT ON COLUMN esr_stat_embedder.p99_ms IS '99th percentile of the same';

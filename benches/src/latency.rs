@@ -64,7 +64,7 @@ fn time_each<T>(inputs: &[T], mut run: impl FnMut(&T) -> Result<()>) -> Result<L
 }
 
 /// A WAV file with a buzzing, wavering tone: speech-like enough to keep every layer busy.
-fn sound(hz: f32, seconds: f32) -> Result<Vec<u8>> {
+pub fn sound(hz: f32, seconds: f32) -> Result<Vec<u8>> {
     let sample_format = hound::SampleFormat::Int;
     let spec = hound::WavSpec { channels: 1, sample_rate: 16000, bits_per_sample: 16, sample_format };
     let mut bytes = std::io::Cursor::new(Vec::new());

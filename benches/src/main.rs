@@ -9,6 +9,7 @@ mod exact;
 mod filtered;
 mod index_bench;
 mod latency;
+mod load;
 mod measure;
 mod plot;
 mod progress;
@@ -18,6 +19,7 @@ mod report;
 mod search;
 mod systems;
 mod truth;
+mod writing;
 
 use std::path::PathBuf;
 
@@ -43,6 +45,12 @@ enum Arguments {
     Exact,
     /// How long an embedding takes.
     Latency,
+    /// Texts of many sessions at once, alone and beside a backfill of clips.
+    Load(load::LoadArguments),
+    /// Many sessions while statements are cancelled, sessions terminated and the embedder killed.
+    Storm(load::StormArguments),
+    /// How fast clips get into a table.
+    Writing(writing::WritingArguments),
 }
 
 fn main() -> Result<()> {
@@ -57,5 +65,8 @@ fn main() -> Result<()> {
         }
         Arguments::Exact => exact::run(),
         Arguments::Latency => latency::run(),
+        Arguments::Load(arguments) => load::run(&arguments),
+        Arguments::Storm(arguments) => load::run_storm(&arguments),
+        Arguments::Writing(arguments) => writing::run(&arguments),
     }
 }

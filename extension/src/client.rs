@@ -4,14 +4,14 @@
 //! `statement_timeout`, termination and shutdown take effect at once. Whatever interrupts a request drops the connection
 //! with it, and that is what tells the embedder that nobody waits any more.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use esr_wire::{
-    Failure, FailureKind, LOCK_FILE, PROTOCOL_VERSION, Request, RequestBody, Response, ResponseBody, SOCKET_FILE,
+    Class, Failure, FailureKind, LOCK_FILE, PROTOCOL_VERSION, Request, RequestBody, Response, ResponseBody, SOCKET_FILE,
 };
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -28,6 +28,9 @@ const HOPELESS_STARTS: u32 = 2;
 
 /// How long to hope for a free worker slot: a slot is free again a moment after its worker ended.
 const SLOT_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long the timer of `statement_timeout` may lag behind the embedder's.
+const OWN_TIMEOUT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Bytes read from the socket in one go.
 const CHUNK: usize = 64 * 1024;
@@ -75,11 +78,32 @@ pub enum EmbedError {
 }
 
 thread_local! {
+    /// The urgency of requests while [`as_class`] runs.
+    static CLASS: Cell<Option<Class>> = const { Cell::new(None) };
     static CONNECTION: RefCell<Option<Connection>> = const { RefCell::new(None) };
 }
 
-/// Asks the embedder and waits for the answer, starting the supervisor if there is none.
+/// Asks the embedder and waits for the answer, starting the supervisor if there is none. How urgent it is says
+/// `esr.request_class`, unless [`as_class`] does.
 pub fn ask(body: RequestBody) -> Result<ResponseBody, EmbedError> {
+    ask_as(CLASS.get().unwrap_or_else(settings::request_class), body)
+}
+
+/// Runs `work` with its requests as urgent as a class.
+pub fn as_class<T>(class: Class, work: impl FnOnce() -> T) -> T {
+    /// Undoes it when an error of the statement unwinds, too.
+    struct Before(Option<Class>);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            CLASS.set(self.0);
+        }
+    }
+    let _before = Before(CLASS.replace(Some(class)));
+    work()
+}
+
+/// As [`ask`], with an urgency of the caller's choice.
+pub fn ask_as(class: Class, body: RequestBody) -> Result<ResponseBody, EmbedError> {
     // An embedder that always has its answer ready leaves no wait to be interrupted.
     server::check_interrupts();
     // Taken out while it is in use: an error or an interrupt drops it, and only success puts it back.
@@ -88,7 +112,7 @@ pub fn ask(body: RequestBody) -> Result<ResponseBody, EmbedError> {
         Some(connection) => connection,
         None => connect()?,
     };
-    let answer = connection.ask(body);
+    let answer = connection.ask(class, body);
     if matches!(answer, Ok(_) | Err(EmbedError::Refused(_))) {
         CONNECTION.set(Some(connection));
     }
@@ -129,20 +153,36 @@ impl Connection {
         matches!(peeked, Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR))
     }
 
-    fn ask(&mut self, body: RequestBody) -> Result<ResponseBody, EmbedError> {
+    fn ask(&mut self, class: Class, body: RequestBody) -> Result<ResponseBody, EmbedError> {
         let patience = settings::embedder_timeout();
         let deadline = Deadline::new(patience);
         self.requests += 1;
         let id = self.requests;
-        let timeout_ms = patience.map(|patience| patience.as_millis().try_into().unwrap_or(u32::MAX));
-        let frame = esr_wire::encode(&Request { id, timeout_ms, body })
+        let statement = server::statement_time_left();
+        let timeout_ms = match (patience, statement) {
+            (Some(patience), Some(statement)) => Some(patience.min(statement)),
+            (patience, statement) => patience.or(statement),
+        };
+        let timeout_ms = timeout_ms.map(|left| left.as_millis().try_into().unwrap_or(u32::MAX));
+        let frame = esr_wire::encode(&Request { id, timeout_ms, body, class, role: server::role() })
             .map_err(|error| EmbedError::Request(error.to_string()))?;
         self.send(&frame, &deadline)?;
         let response: Response = self.receive(&deadline)?;
         if response.id != id {
             return Err(EmbedError::Mismatch(format!("answered request {} instead of {id}", response.id)));
         }
-        response.body.map_err(EmbedError::Refused)
+        response.body.map_err(|failure| {
+            if failure.kind == FailureKind::Timeout
+                && statement.is_some_and(|left| patience.is_none_or(|all| left < all))
+            {
+                // The statement's own time is up, and its error is the right one; the embedder's clock was ahead.
+                let wait = Deadline::new(Some(OWN_TIMEOUT_PATIENCE));
+                while let Ok(left) = wait.left() {
+                    server::wait(None, left, OnPostmasterDeath::Exit);
+                }
+            }
+            EmbedError::Refused(failure)
+        })
     }
 
     fn send(&mut self, mut bytes: &[u8], deadline: &Deadline) -> Result<(), EmbedError> {
@@ -318,7 +358,7 @@ fn greet(stream: UnixStream, deadline: &Deadline) -> Result<Connection, EmbedErr
     GENERATIONS.set(GENERATIONS.get() + 1);
     let mut connection = Connection { stream, generation: GENERATIONS.get(), requests: 0 };
     deadline.left().map_err(EmbedError::TooSlow)?;
-    match connection.ask(RequestBody::Hello { protocol: PROTOCOL_VERSION }) {
+    match connection.ask(Class::Interactive, RequestBody::Hello { protocol: PROTOCOL_VERSION }) {
         Ok(ResponseBody::Hello { protocol: PROTOCOL_VERSION, .. }) => Ok(connection),
         Ok(ResponseBody::Hello { protocol, version }) => Err(EmbedError::Mismatch(format!(
             "{version} speaks protocol {protocol} where the extension speaks {PROTOCOL_VERSION}"

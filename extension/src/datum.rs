@@ -406,6 +406,16 @@ pub fn take_message(internal: Datum) -> Vec<u8> {
     }
 }
 
+/// Whether a type is the one of this name in this schema.
+pub fn type_is(found: pg_sys::Oid, name: &str, schema: pg_sys::Oid) -> bool {
+    let name = c_string(name);
+    let cache = pg_sys::SysCacheIdentifier::TYPENAMENSP as i32;
+    let number = pg_sys::Anum_pg_type_oid as i16;
+    let (key, none) = (Datum::from(name.as_ptr()), Datum::from(0));
+    // SAFETY: looks a type up by two keys, name and schema.
+    found == unsafe { pg_sys::GetSysCacheOid(cache, number, key, Datum::from(schema), none, none) }
+}
+
 /// PostgreSQL's own hash of a byte string, so that hash joins and partitions spread as they do for its own types.
 pub fn hash(bytes: &[u8], seed: u64) -> u64 {
     unsafe extern "C-unwind" {

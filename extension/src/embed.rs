@@ -2,9 +2,11 @@
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 
-use esr_wire::{ByteBuf, Failure, FailureKind, RequestBody, ResponseBody};
+use esr_wire::{ByteBuf, Class, Failure, FailureKind, RequestBody, ResponseBody};
 use pgrx::pg_sys::Datum;
+use sha2::{Digest, Sha256};
 
 use crate::cache::TextCache;
 use crate::client::{self, EmbedError};
@@ -122,6 +124,51 @@ pub fn embed_clip(clip: &[u8], model: &str) -> Result<OwnedVector, EmbedError> {
     Ok(embedding)
 }
 
+/// Embeds clips in one request, equal ones once. A failure says which clip it is about, if it is about one.
+pub fn embed_clips(clips: &[&[u8]], model: &str) -> Result<Vec<OwnedVector>, (Option<usize>, EmbedError)> {
+    let mut places: HashMap<&[u8], usize> = HashMap::new();
+    let mut different: Vec<usize> = Vec::new();
+    let mut wanted = Vec::with_capacity(clips.len());
+    for (index, clip) in clips.iter().enumerate() {
+        check_size(clip).map_err(|error| (Some(index), error))?;
+        wanted.push(*places.entry(clip).or_insert_with(|| {
+            different.push(index);
+            different.len() - 1
+        }));
+    }
+    if different.is_empty() {
+        return Ok(Vec::new());
+    }
+    let request = different.iter().map(|index| ByteBuf::from(clips[*index])).collect();
+    let body = RequestBody::EmbedSpeech { model: model.to_owned(), clips: request, limits: settings::audio_limits() };
+    let embeddings = embed(body, different.len()).map_err(|error| {
+        let item = match &error {
+            EmbedError::Refused(failure) => failure.item.and_then(|item| different.get(item as usize).copied()),
+            _ => None,
+        };
+        (item.or((clips.len() == 1).then_some(0)), error)
+    })?;
+    Ok(wanted.into_iter().map(|place| embeddings[place].clone()).collect())
+}
+
+/// By which equal clips are known.
+pub fn digest(clip: &[u8]) -> [u8; 32] {
+    Sha256::digest(clip).into()
+}
+
+/// The tag and the dimension of a model's embeddings.
+pub fn describe_model(model: &str) -> Result<(Tag, usize), EmbedError> {
+    match client::ask(RequestBody::DescribeModel { model: model.to_owned() })? {
+        ResponseBody::Model { tag, dimension, .. } => Ok((Tag(tag), dimension as usize)),
+        _ => Err(EmbedError::Mismatch("answered with something other than a model".into())),
+    }
+}
+
+/// Runs `work` with its requests marked as backfill, which others' requests overtake.
+pub fn as_backfill<T>(work: impl FnOnce() -> T) -> T {
+    client::as_class(Class::Backfill, work)
+}
+
 fn speech_array(call: &Call) -> Result<Datum, SqlError> {
     let parts = call.array::<Bytes>(0);
     let model = model(call)?;
@@ -172,7 +219,7 @@ fn one(embeddings: Vec<OwnedVector>) -> [OwnedVector; 1] {
 }
 
 /// Refuses a clip that the embedder would refuse, before it is copied and sent.
-fn check_size(clip: &[u8]) -> Result<(), EmbedError> {
+pub fn check_size(clip: &[u8]) -> Result<(), EmbedError> {
     let max_bytes = settings::audio_limits().max_bytes;
     if clip.len() as u64 <= max_bytes {
         return Ok(());

@@ -11,8 +11,8 @@ use pgrx::pg_sys::panic::ErrorReport;
 use crate::am::IndexError;
 use crate::client::EmbedError;
 use crate::server;
-use crate::trigger::TriggerError;
 use crate::vector::VectorError;
+use crate::writing::trigger::TriggerError;
 
 /// An error as PostgreSQL reports it.
 #[derive(Debug)]
@@ -39,6 +39,11 @@ impl SqlError {
     pub fn detail(mut self, detail: impl Into<String>) -> Self {
         self.detail = Some(detail.into());
         self
+    }
+
+    /// SQLSTATE, message and hint.
+    pub fn into_parts(self) -> (PgSqlErrorCode, String, Option<String>) {
+        (self.state, self.message, self.hint)
     }
 
     /// Reports the error to PostgreSQL, which aborts the statement. Unwinds; the guard of the SQL function that is
@@ -203,12 +208,10 @@ impl From<TriggerError> for SqlError {
         use PgSqlErrorCode as State;
         let message = error.to_string();
         match error {
-            TriggerError::NotAsTrigger => SqlError::new(State::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED, message)
+            TriggerError::NotAsTrigger(_) => SqlError::new(State::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED, message)
                 .hint("Attach it with esr_attach(table, audio_column, style_column)."),
-            TriggerError::NoColumn { .. } | TriggerError::WrongType { .. } => {
-                SqlError::new(State::ERRCODE_UNDEFINED_COLUMN, message)
-                    .hint("The table has changed since; run esr_detach and esr_attach again.")
-            }
+            TriggerError::WrongType { .. } => SqlError::new(State::ERRCODE_DATATYPE_MISMATCH, message)
+                .hint("The table has changed since; run esr_detach and esr_attach again."),
             TriggerError::Embed { source, row } => SqlError::from(source).detail(row),
             TriggerError::Vector(error) => error.into(),
         }

@@ -13,13 +13,14 @@ pub mod embed;
 pub mod error;
 pub mod exact_scan;
 pub mod fmgr;
+pub mod recording;
 pub mod report;
 pub mod server;
 pub mod settings;
 pub mod status;
 pub mod supervisor;
-pub mod trigger;
 pub mod vector;
+pub mod writing;
 
 pgrx::pg_module_magic!();
 

@@ -83,6 +83,35 @@ pub fn check_interrupts() {
     pg_sys::check_for_interrupts!();
 }
 
+mod unguarded {
+    // Declared in utils/timeout.h, which the bindings leave out. Neither raises errors.
+    unsafe extern "C-unwind" {
+        pub fn get_timeout_active(id: i32) -> bool;
+        pub fn get_timeout_finish_time(id: i32) -> pgrx::pg_sys::TimestampTz;
+    }
+}
+
+/// `STATEMENT_TIMEOUT` of PostgreSQL's `TimeoutId`, the same in versions 9.3 to 18.
+const STATEMENT_TIMEOUT: i32 = 3;
+
+/// What is left of `statement_timeout`; `None` if none is running.
+pub fn statement_time_left() -> Option<Duration> {
+    // SAFETY: reads the timers and the clock of this process.
+    let left = unsafe {
+        if !unguarded::get_timeout_active(STATEMENT_TIMEOUT) {
+            return None;
+        }
+        unguarded::get_timeout_finish_time(STATEMENT_TIMEOUT) - pg_sys::GetCurrentTimestamp()
+    };
+    Some(Duration::from_micros(u64::try_from(left).unwrap_or(0)))
+}
+
+/// Oid of the current role.
+pub fn role() -> u32 {
+    // SAFETY: reads a number of this process.
+    unsafe { pg_sys::GetUserId() }.to_u32()
+}
+
 /// Whether this database's encoding is UTF-8, so that text needs no conversion.
 pub fn speaks_utf8() -> bool {
     // SAFETY: reads a number of this session.
@@ -189,7 +218,8 @@ pub fn register_static_supervisor() {
 pub fn start_dynamic_supervisor() -> Option<u32> {
     // SAFETY: reads this process's id.
     let me = unsafe { pg_sys::MyProcPid };
-    let worker = supervisor_worker().set_notify_pid(me).load_dynamic().ok()?;
+    // With a time to restart PostgreSQL starts it again after a crash of the cluster, which ends all workers.
+    let worker = supervisor_worker().set_restart_time(Some(WORKER_RESTART)).set_notify_pid(me).load_dynamic().ok()?;
     // It may already have ended again; the caller looks for itself.
     let pid = worker.wait_for_startup().unwrap_or(0);
     Some(pid.try_into().unwrap_or(0))

@@ -8,8 +8,8 @@ use std::ffi::{CStr, CString};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use esr_wire::AudioLimits;
-use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
+use esr_wire::{AudioLimits, Class};
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
 use crate::server;
 
@@ -17,10 +17,17 @@ static MODEL_DIRECTORY: Text = Text::new(Some(c"$sharedir/esr/models"));
 static ONNXRUNTIME_LIBRARY: Text = Text::new(Some(c"$pkglibdir/esr/libonnxruntime.so"));
 static EMBEDDER_PROGRAM: Text = Text::new(Some(c"$pkglibdir/esr/esr-embedder"));
 static EMBEDDER_THREADS: GucSetting<i32> = GucSetting::<i32>::new(0);
+static EXECUTION_PROVIDER: GucSetting<Provider> = GucSetting::<Provider>::new(Provider::Auto);
+static CUDA_DEVICE: GucSetting<i32> = GucSetting::<i32>::new(0);
+static CUDA_MEMORY_LIMIT_MB: GucSetting<i32> = GucSetting::<i32>::new(0);
+static EMBEDDER_QUEUE: GucSetting<i32> = GucSetting::<i32>::new(1_000);
 static DEFAULT_MODEL: Text = Text::new(Some(c"default"));
 static EMBEDDER_TIMEOUT_MS: GucSetting<i32> = GucSetting::<i32>::new(60_000);
+static REQUEST_CLASS: GucSetting<RequestClass> = GucSetting::<RequestClass>::new(RequestClass::Interactive);
 static TEXT_CACHE_ENTRIES: GucSetting<i32> = GucSetting::<i32>::new(256);
 static ENABLE_EXACT_SCAN: GucSetting<bool> = GucSetting::<bool>::new(true);
+static BATCH_ROWS: GucSetting<bool> = GucSetting::<bool>::new(true);
+static QUEUE_WORKERS: GucSetting<i32> = GucSetting::<i32>::new(2);
 static AUDIO_MAX_BYTES: GucSetting<i32> = GucSetting::<i32>::new(64 << 20);
 static AUDIO_MAX_SECONDS: GucSetting<i32> = GucSetting::<i32>::new(600);
 static AUDIO_MAX_CHANNELS: GucSetting<i32> = GucSetting::<i32>::new(8);
@@ -30,6 +37,26 @@ static TARGET_RECALL: GucSetting<f64> = GucSetting::<f64>::new(esr_ivf::DEFAULT_
 static PROBES: GucSetting<i32> = GucSetting::<i32>::new(0);
 
 type Text = GucSetting<Option<CString>>;
+
+/// Values of `esr.request_class`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+enum RequestClass {
+    #[name = c"interactive"]
+    Interactive,
+    #[name = c"backfill"]
+    Backfill,
+}
+
+/// Values of `esr.execution_provider`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+enum Provider {
+    #[name = c"auto"]
+    Auto,
+    #[name = c"cpu"]
+    Cpu,
+    #[name = c"cuda"]
+    Cuda,
+}
 
 /// What the supervisor needs to start an embedder. Two equal values mean that a running one need not be restarted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +69,14 @@ pub struct EmbedderSettings {
     pub onnxruntime: PathBuf,
     /// Threads for inference.
     pub threads: usize,
+    /// Requests that may wait.
+    pub queue: i32,
+    /// `auto`, `cpu` or `cuda`.
+    pub provider: &'static str,
+    /// Number of the GPU.
+    pub cuda_device: i32,
+    /// Most memory of each network on the GPU, in MiB.
+    pub cuda_memory_mib: Option<i32>,
 }
 
 /// Settings of the embedder process, with `$sharedir` and `$pkglibdir` replaced.
@@ -51,6 +86,14 @@ pub fn embedder() -> EmbedderSettings {
         model_directory: model_directory(),
         onnxruntime: path(&ONNXRUNTIME_LIBRARY),
         threads: threads(),
+        queue: EMBEDDER_QUEUE.get(),
+        provider: match EXECUTION_PROVIDER.get() {
+            Provider::Auto => "auto",
+            Provider::Cpu => "cpu",
+            Provider::Cuda => "cuda",
+        },
+        cuda_device: CUDA_DEVICE.get(),
+        cuda_memory_mib: Some(CUDA_MEMORY_LIMIT_MB.get()).filter(|mib| *mib > 0),
     }
 }
 
@@ -83,6 +126,14 @@ pub fn embedder_timeout() -> Option<Duration> {
     u64::try_from(EMBEDDER_TIMEOUT_MS.get()).ok().filter(|ms| *ms > 0).map(Duration::from_millis)
 }
 
+/// `esr.request_class`.
+pub fn request_class() -> Class {
+    match REQUEST_CLASS.get() {
+        RequestClass::Interactive => Class::Interactive,
+        RequestClass::Backfill => Class::Backfill,
+    }
+}
+
 /// `esr.text_cache_size`, entries per session.
 pub fn text_cache_entries() -> usize {
     usize::try_from(TEXT_CACHE_ENTRIES.get()).unwrap_or(0)
@@ -91,6 +142,16 @@ pub fn text_cache_entries() -> usize {
 /// `esr.enable_exact_scan`.
 pub fn exact_scan_is_enabled() -> bool {
     ENABLE_EXACT_SCAN.get()
+}
+
+/// `esr.batch_rows`.
+pub fn rows_are_batched() -> bool {
+    BATCH_ROWS.get()
+}
+
+/// `esr.queue_workers`, workers per database.
+pub fn queue_workers() -> i32 {
+    QUEUE_WORKERS.get()
 }
 
 /// `esr.audio_max_*`.
@@ -148,6 +209,41 @@ pub fn define() {
         GucContext::Sighup,
         GucFlags::default(),
     );
+    number(
+        c"esr.embedder_queue",
+        c"Requests that may wait in the embedder, texts and clips counted apart; more are refused at once.",
+        c"Requests of class \"backfill\" may fill half of it.",
+        &EMBEDDER_QUEUE,
+        (1, 1_000_000),
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_enum_guc(
+        c"esr.execution_provider",
+        c"Where models run.",
+        c"\"auto\" takes a GPU if there is a usable one, and esr_stat_embedder says what it got; \"cuda\" is an error without one.",
+        &EXECUTION_PROVIDER,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    number(
+        c"esr.cuda_device",
+        c"Number of the GPU that models run on.",
+        c"As the driver counts them.",
+        &CUDA_DEVICE,
+        (0, 1023),
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    number(
+        c"esr.cuda_memory_limit",
+        c"Most memory that each network of a model may take on the GPU.",
+        c"0 leaves it to ONNX Runtime.",
+        &CUDA_MEMORY_LIMIT_MB,
+        (0, 1 << 20),
+        GucContext::Sighup,
+        GucFlags::UNIT_MB,
+    );
     GucRegistry::define_string_guc(
         c"esr.default_model",
         c"Model bundle used where a call does not name one.",
@@ -164,6 +260,14 @@ pub fn define() {
         (0, i32::MAX),
         GucContext::Userset,
         GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_enum_guc(
+        c"esr.request_class",
+        c"How urgent this session's embeddings are.",
+        c"\"backfill\" gives way to the interactive requests of other sessions; set it where clips are embedded in bulk.",
+        &REQUEST_CLASS,
+        GucContext::Userset,
+        GucFlags::default(),
     );
     number(
         c"esr.text_cache_size",
@@ -200,6 +304,23 @@ pub fn define() {
         &ENABLE_EXACT_SCAN,
         GucContext::Userset,
         GucFlags::EXPLAIN,
+    );
+    GucRegistry::define_bool_guc(
+        c"esr.batch_rows",
+        c"Lets a statement of many rows store them first and embed them in batches when it ends.",
+        c"Off, each row is embedded by itself before it is stored, so that it is written once and RETURNING shows its vector.",
+        &BATCH_ROWS,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    number(
+        c"esr.queue_workers",
+        c"Background workers for each database that has tables attached in mode queue.",
+        c"A worker that starts reads it; each takes one of max_worker_processes.",
+        &QUEUE_WORKERS,
+        (1, 16),
+        GucContext::Sighup,
+        GucFlags::default(),
     );
     let limit = |name, short, setting, range, flags| {
         let long = c"Checked before and while a clip is decoded.";

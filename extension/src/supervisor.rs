@@ -22,6 +22,7 @@ use crate::client;
 use crate::report::Report;
 use crate::server::{self, Interest, OnPostmasterDeath, Woken};
 use crate::settings::{self, EmbedderSettings};
+use crate::writing::launch;
 
 /// How long a starting supervisor tries for the lock: a backend holds it for a moment while it starts one.
 pub const LOCK_PATIENCE: Duration = Duration::from_secs(2);
@@ -52,6 +53,8 @@ pub extern "C-unwind" fn esr_supervisor_main(_argument: pg_sys::Datum) {
     match acquire_lock() {
         Ok(Some(lock)) => {
             let mut supervisor = Supervisor::new(lock);
+            // Rows may be pending since before a crash or a restart.
+            launch::start_launcher();
             supervisor.run();
             supervisor.report.supervisor = 0;
             supervisor.publish();

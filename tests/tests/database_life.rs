@@ -2,11 +2,11 @@
 
 mod common;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use common::{cluster, embed_text, same, tone};
 use esr_tests::{
-    cluster::{Cluster, Options},
+    cluster::{Cluster, Options, wait_until},
     models::use_tiny_model,
 };
 
@@ -16,13 +16,19 @@ fn dump_and_restore_keep_every_bit_and_the_model_tag() {
     let mut session = cluster.connect().unwrap();
     session
         .batch_execute(
-            "CREATE TABLE t (id int, audio bytea, v esr_vector(8));
+            "CREATE TABLE q (id int, audio bytea, v esr_vector(8));
+             SELECT esr_attach('q', 'audio', 'v', mode => 'queue');
+             ALTER TABLE q DISABLE TRIGGER USER;
+             CREATE TABLE t (id int, audio bytea, v esr_vector(8));
              SELECT esr_attach('t', 'audio', 'v');
              INSERT INTO t SELECT i, NULL, NULL FROM generate_series(1, 5) i;
              UPDATE t SET v = esr_embed_text('text ' || id);
              CREATE INDEX i ON t USING esr_ivf (v esr_vector_l2_ops) WITH (lists = 3);",
         )
         .unwrap();
+    // Pending when the dump is made, and therefore pending in what it restores.
+    session.execute("INSERT INTO q SELECT i, $1 FROM generate_series(1, 40) i", &[&tone(200.0, 0.5)]).unwrap();
+    session.batch_execute("ALTER TABLE q ENABLE TRIGGER USER").unwrap();
     session.batch_execute("CREATE DATABASE restored").unwrap();
     let dump =
         cluster.command("pg_dump").args(["-U", "postgres", "-h"]).arg(cluster.socket_folder()).arg("postgres").output();
@@ -39,6 +45,11 @@ fn dump_and_restore_keep_every_bit_and_the_model_tag() {
     assert_eq!(rows, 5);
     restored.execute("INSERT INTO t VALUES (9, $1, NULL)", &[&tone(300.0, 0.5)]).unwrap();
     assert_eq!(restored.query("SELECT FROM t WHERE id = 9 AND v IS NOT NULL", &[]).unwrap().len(), 1);
+    restored.execute("INSERT INTO t SELECT 100 + i, $1 FROM generate_series(1, 40) i", &[&tone(300.0, 0.5)]).unwrap();
+    assert_eq!(restored.query("SELECT FROM t WHERE id > 100 AND v IS NOT NULL", &[]).unwrap().len(), 40);
+    restored.execute("SELECT esr_wake_queue()", &[]).unwrap();
+    wait_until(Duration::from_secs(60), || restored.query("SELECT FROM q WHERE v IS NULL", &[]).unwrap().is_empty())
+        .expect("restored rows stay pending");
 }
 
 #[test]

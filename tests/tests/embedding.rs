@@ -137,6 +137,29 @@ fn preloaded_the_embedder_starts_with_the_server() {
 }
 
 #[test]
+fn a_gpu_that_is_asked_for_by_name_and_cannot_be_had_is_an_error_and_auto_says_what_it_got() {
+    let cluster = cluster();
+    let mut session = cluster.connect().unwrap();
+    let device = |session: &mut postgres::Client| -> Option<String> {
+        session.query_one("SELECT device FROM esr_stat_embedder", &[]).unwrap().get(0)
+    };
+    assert_eq!(device(&mut session), None, "nothing is loaded yet");
+    embed_text(&mut session, "hello").unwrap();
+    let got = device(&mut session).unwrap();
+    assert!(got == "cpu" || got.starts_with("cuda:"), "{got}");
+    if got != "cpu" {
+        return;
+    }
+    esr_tests::models::use_tiny_model(&cluster, &[("esr.execution_provider", "cuda")]).unwrap();
+    session.batch_execute("SELECT pg_reload_conf()").unwrap();
+    let refused = || {
+        let result = embed_text(&mut cluster.connect().unwrap(), "hello");
+        result.is_err_and(|error| state(&error).code() == "58P01" && words(&error).contains("CUDA"))
+    };
+    esr_tests::cluster::wait_until(std::time::Duration::from_secs(20), refused).expect("no error without a GPU");
+}
+
+#[test]
 fn a_missing_library_program_or_model_folder_says_what_to_install() {
     let cases = [
         ("esr.onnxruntime_library", "/nonexistent/libonnxruntime.so", "/nonexistent/libonnxruntime.so"),

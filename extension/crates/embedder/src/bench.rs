@@ -7,6 +7,8 @@ use esr_encoder::golden::{GENERATOR_RATE, Generator, waveform};
 use esr_encoder::{Cancel, EmbedError, Encoder};
 use serde::Serialize;
 
+use crate::statistics::Memory;
+
 /// Length of the benchmark's clips.
 const CLIP_SECONDS: f64 = 3.0;
 /// Clips that are asked for at once: a minute of sound, which the encoder divides as it does for a request.
@@ -33,6 +35,12 @@ pub struct Report {
     pub text_p50_ms: f64,
     /// Median of one clip of three seconds alone, milliseconds.
     pub clip_p50_ms: f64,
+    /// Resident memory with the model loaded, before anything was embedded, bytes.
+    pub memory_idle: u64,
+    /// After the measurements, bytes.
+    pub memory_after: u64,
+    /// The most it was, bytes; loading the model is a part of it.
+    pub memory_peak: u64,
 }
 
 impl std::fmt::Display for Report {
@@ -43,6 +51,9 @@ impl std::fmt::Display for Report {
         writeln!(out, "processor time:  {:8.2} ms a clip, {:.2} ms a description", self.clip_cpu_ms, self.text_cpu_ms)?;
         writeln!(out, "one description: {:8.2} ms (p50)", self.text_p50_ms)?;
         writeln!(out, "one 3 s clip:    {:8.2} ms (p50)", self.clip_p50_ms)?;
+        let [idle, after, peak] =
+            [self.memory_idle, self.memory_after, self.memory_peak].map(|bytes| bytes as f64 / 1e6);
+        writeln!(out, "memory:          {idle:8.0} MB loaded, {after:.0} MB afterwards, {peak:.0} MB at most")?;
         write!(out, "threads:         {:8}", self.threads)
     }
 }
@@ -50,7 +61,8 @@ impl std::fmt::Display for Report {
 /// Measures for about `seconds` in all.
 pub fn run(encoder: &mut Encoder, threads: usize, seconds: f64) -> Result<Report, EmbedError> {
     let cancel = Cancel::default();
-    let clips: Vec<Waveform> = (0..CLIPS).map(|at| clip(at, encoder.sample_rate())).collect();
+    let memory_idle = Memory::now().resident;
+    let clips: Vec<Waveform> = (0..CLIPS).map(|at| clip(at, encoder.sample_rate(), CLIP_SECONDS)).collect();
     let texts: Vec<String> = (0..TEXTS).map(text).collect();
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     let each = Duration::from_secs_f64(seconds / 4.0);
@@ -60,8 +72,12 @@ pub fn run(encoder: &mut Encoder, threads: usize, seconds: f64) -> Result<Report
     let one_clip = repeat(each, |round| encoder.embed_speech(&clips[round % CLIPS..][..1], &cancel).map(drop))?;
     let per_core = |count: usize, median: &Median| count as f64 / median.wall / threads as f64;
     let clips_per_second = per_core(CLIPS, &batch_of_clips);
+    let memory = Memory::now();
     Ok(Report {
         threads,
+        memory_idle,
+        memory_after: memory.resident,
+        memory_peak: memory.peak,
         clips_per_second,
         times_real_time: clips_per_second * CLIP_SECONDS,
         texts_per_second: per_core(TEXTS, &batch_of_texts),
@@ -73,13 +89,18 @@ pub fn run(encoder: &mut Encoder, threads: usize, seconds: f64) -> Result<Report
 }
 
 /// Seconds of the middle round.
-struct Median {
-    wall: f64,
-    processor: f64,
+pub(crate) struct Median {
+    /// Of the clock.
+    pub wall: f64,
+    /// Of all threads.
+    pub processor: f64,
 }
 
 /// Runs `work` until the time is up, three times at least and once more to warm up.
-fn repeat(total: Duration, mut work: impl FnMut(usize) -> Result<(), EmbedError>) -> Result<Median, EmbedError> {
+pub(crate) fn repeat(
+    total: Duration,
+    mut work: impl FnMut(usize) -> Result<(), EmbedError>,
+) -> Result<Median, EmbedError> {
     work(0)?;
     let begin = Instant::now();
     let (mut wall, mut processor) = (Vec::new(), Vec::new());
@@ -103,16 +124,16 @@ fn processor_time() -> Duration {
 }
 
 /// The same voices that `benches/python_onnxruntime.py` makes.
-fn clip(at: usize, rate: u32) -> Waveform {
-    let generator = Generator::Harmonic { hz: 90.0 + 10.0 * at as f64, seconds: CLIP_SECONDS, seed: at as u64 };
+pub(crate) fn clip(at: usize, rate: u32, seconds: f64) -> Waveform {
+    let generator = Generator::Harmonic { hz: 90.0 + 10.0 * at as f64, seconds, seed: at as u64 };
     let mut samples = waveform(&generator);
-    samples.resize((CLIP_SECONDS * f64::from(rate)) as usize, 0.0);
+    samples.resize((seconds * f64::from(rate)) as usize, 0.0);
     debug_assert!(rate <= GENERATOR_RATE || samples.len() > GENERATOR_RATE as usize);
     Waveform::new(samples, rate).expect("the generator makes sound")
 }
 
 /// The same texts that `benches/python_onnxruntime.py` makes.
-fn text(at: usize) -> String {
+pub(crate) fn text(at: usize) -> String {
     const STYLES: [&str; 8] = ["whispering", "angry", "bored", "cheerful", "sad", "calm", "sarcastic", "projected"];
     const FORMS: [&str; 4] =
         ["", "someone who sounds ", "a voice that is clearly ", "a recording of a person speaking "];

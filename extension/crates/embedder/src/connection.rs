@@ -1,30 +1,24 @@
-//! One caller: reads its requests, decodes its clips, waits for its answers, and notices when it leaves. Knows the wire
-//! and the queue, no ONNX.
+//! One caller: reads its requests, makes rows of them, waits for its answers, and notices when it leaves. Knows the wire
+//! and the lanes, no ONNX.
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use esr_audio::{Limits, Waveform};
-use esr_wire::{
-    AudioLimits, ByteBuf, Failure, FailureKind, FrameError, PROTOCOL_VERSION, Request, RequestBody, Response,
-    ResponseBody,
-};
+use esr_wire::{Failure, FailureKind, FrameError, PROTOCOL_VERSION, Request, RequestBody, Response, ResponseBody};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
 
-use crate::failure::{self, failure, of_item, with_hint};
-use crate::inference::{Answer, Job, Payload, Queue, Ticket, bell};
-use crate::models::{Model, Models};
+use crate::admission::{Admission, ReadError};
+use crate::embed;
+use crate::failure::{failure, with_hint};
+use crate::gate::Gate;
+use crate::inference::Lane;
+use crate::models::Models;
 use crate::statistics::Statistics;
+use crate::ticket::{Answer, Ticket, bell};
 
-/// Clips of a request that are decoded and queued at a time: bounds memory, and lets other sessions' requests in between.
-const CLIPS_AT_ONCE: usize = 32;
-/// Sound of the same, in seconds.
-const SECONDS_AT_ONCE: f64 = 60.0;
-/// Texts of a request that are queued at a time.
-const TEXTS_AT_ONCE: usize = 256;
 /// How long a caller may leave its answer unread.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -32,14 +26,20 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 pub struct Shared {
     /// The bundles.
     pub models: Models,
-    /// The way to the inference thread.
-    pub queue: Queue,
+    /// The way to the speech towers.
+    pub speech: Lane,
+    /// The way to the text towers.
+    pub text: Lane,
+    /// Bounds what all requests together may hold in memory.
+    pub admission: Admission,
+    /// Bounds how many clips are decoded at a time.
+    pub decoders: Gate,
     /// The counters.
     pub statistics: Arc<Statistics>,
 }
 
 /// Why a request gets no response.
-enum Stop {
+pub enum Stop {
     /// Nobody is there to read one.
     CallerLeft,
     /// This one.
@@ -62,13 +62,20 @@ pub fn serve(stream: UnixStream, shared: &Shared) {
     let mut caller = Caller { stream, bell, deadline: None };
     let mut greeted = false;
     loop {
-        let request: Request = match esr_wire::read(&mut caller.stream) {
-            Ok(request) => request,
-            Err(FrameError::Io(_)) => return,
+        let (request, _held) = match shared.admission.read(&mut caller.stream) {
+            Ok(admitted) => admitted,
+            Err(ReadError::Frame(FrameError::Io(_))) => return,
             // After a broken frame nothing that follows can be trusted to be one.
-            Err(error) => {
+            Err(ReadError::Frame(error)) => {
                 let _ = caller.respond(0, Err(failure(FailureKind::Protocol, error.to_string())));
                 return;
+            }
+            Err(ReadError::NoRoom { id, bytes, held }) => {
+                shared.statistics.refused(shared.speech.depth().0 + shared.text.depth().0);
+                if caller.respond(id, Err(no_room(bytes, held))).is_err() {
+                    return;
+                }
+                continue;
             }
         };
         let id = request.id;
@@ -103,64 +110,45 @@ fn answer(request: Request, caller: &mut Caller, shared: &Shared, greeted: &mut 
         return Err(failure(FailureKind::Protocol, "the first message of a connection must be a greeting").into());
     }
     if let RequestBody::Status = request.body {
-        return Ok(ResponseBody::Status(shared.statistics.snapshot(shared.models.names())));
+        let lanes = [shared.speech.depth(), shared.text.depth()];
+        return Ok(ResponseBody::Status(shared.statistics.snapshot(
+            shared.models.names(),
+            shared.models.devices(),
+            lanes,
+        )));
     }
     let start = Instant::now();
     caller.deadline = request.timeout_ms.map(|timeout| start + Duration::from_millis(timeout.into()));
-    let result = embed(request.body, caller, shared);
+    let result = embed::embed(request, caller, shared);
     if !matches!(result, Err(Stop::CallerLeft)) {
         shared.statistics.requests.add(1);
         shared.statistics.failures.add(result.is_err().into());
+        let is_late = matches!(&result, Err(Stop::Failed(failure)) if failure.kind == FailureKind::Timeout);
+        shared.statistics.expired.add(is_late.into());
         shared.statistics.latency(start.elapsed());
     }
     result
 }
 
-fn embed(body: RequestBody, caller: &mut Caller, shared: &Shared) -> Result<ResponseBody, Stop> {
-    match body {
-        RequestBody::EmbedText { model, texts } => {
-            let model = shared.models.get(&model)?;
-            let mut values = Vec::with_capacity(texts.len() * model.dimension as usize);
-            let mut done = 0;
-            let mut texts = texts.into_iter().peekable();
-            while texts.peek().is_some() {
-                let part: Vec<String> = texts.by_ref().take(TEXTS_AT_ONCE).collect();
-                let count = part.len();
-                caller.compute(&model, Payload::Texts(part), shared, done, &mut values)?;
-                done += count;
-            }
-            Ok(ResponseBody::Embeddings { tag: model.tag, dimension: model.dimension, values })
-        }
-        RequestBody::EmbedSpeech { model, clips, limits } => {
-            let model = shared.models.get(&model)?;
-            let mut values = Vec::with_capacity(clips.len() * model.dimension as usize);
-            let mut clips = clips.into_iter().enumerate().peekable();
-            while let Some((first, _)) = clips.peek() {
-                let first = *first;
-                let part = caller.decode_some(&mut clips, &limits, model.sample_rate)?;
-                caller.compute(&model, Payload::Clips(part), shared, first, &mut values)?;
-            }
-            Ok(ResponseBody::Embeddings { tag: model.tag, dimension: model.dimension, values })
-        }
-        RequestBody::DescribeModel { model } => {
-            let model = shared.models.get(&model)?;
-            let (name, version) = (model.name.clone(), model.version.clone());
-            Ok(ResponseBody::Model { name, version, tag: model.tag, dimension: model.dimension })
-        }
-        RequestBody::Hello { .. } | RequestBody::Status => {
-            Err(failure(FailureKind::Internal, "a request without a model reached the models").into())
-        }
-    }
+fn no_room(bytes: u64, held: u64) -> Failure {
+    let message = format!("a request of {bytes} bytes does not fit beside {held} bytes of other requests");
+    with_hint(failure(FailureKind::Overloaded, message), "Try again later, or send fewer clips at once.")
 }
 
 /// The other end of the socket.
-struct Caller {
+pub struct Caller {
     stream: UnixStream,
     bell: Arc<OwnedFd>,
-    deadline: Option<Instant>,
+    /// When the running request is to be given up.
+    pub deadline: Option<Instant>,
 }
 
 impl Caller {
+    /// A ticket that wakes this caller.
+    pub fn ticket(&self, rows: usize) -> Ticket {
+        Ticket::new(rows, self.bell.clone())
+    }
+
     fn respond(&mut self, id: u64, body: Result<ResponseBody, Failure>) -> Result<(), FrameError> {
         let frame = match esr_wire::encode(&Response { id, body }) {
             Ok(frame) => frame,
@@ -173,49 +161,8 @@ impl Caller {
         Ok(self.stream.write_all(&frame)?)
     }
 
-    /// Decodes the next clips, up to [`CLIPS_AT_ONCE`] and [`SECONDS_AT_ONCE`]; at least one.
-    fn decode_some(
-        &self,
-        clips: &mut impl Iterator<Item = (usize, ByteBuf)>,
-        limits: &AudioLimits,
-        rate: u32,
-    ) -> Result<Vec<Waveform>, Stop> {
-        let mut decoded: Vec<Waveform> = Vec::new();
-        let mut seconds = 0.0;
-        for (item, bytes) in clips {
-            self.check_wanted()?;
-            let clip = decode(&bytes, limits, rate).map_err(|failure| of_item(failure, item))?;
-            seconds += clip.seconds();
-            decoded.push(clip);
-            if decoded.len() == CLIPS_AT_ONCE || seconds >= SECONDS_AT_ONCE {
-                break;
-            }
-        }
-        Ok(decoded)
-    }
-
-    /// Queues one part of a request and waits for it, for the deadline or for the caller to leave. `first` is the
-    /// position of the part's first item in the request.
-    fn compute(
-        &self,
-        model: &Arc<Model>,
-        payload: Payload,
-        shared: &Shared,
-        first: usize,
-        values: &mut Vec<f32>,
-    ) -> Result<(), Stop> {
-        let ticket = Ticket::new(self.bell.clone());
-        shared.queue.submit(Job { model: model.clone(), payload, ticket: ticket.clone() })?;
-        let answer = self.wait(&ticket).inspect_err(|_| ticket.cancel.cancel())?;
-        let embeddings = answer.map_err(|mut failure| {
-            failure.item = failure.item.map(|item| item + first as u32);
-            failure
-        })?;
-        embeddings.iter().for_each(|embedding| values.extend_from_slice(embedding.as_slice()));
-        Ok(())
-    }
-
-    fn wait(&self, ticket: &Ticket) -> Result<Answer, Stop> {
+    /// Waits for an answer, for the deadline, or for the caller to leave.
+    pub fn wait(&self, ticket: &Ticket) -> Result<Answer, Stop> {
         loop {
             if let Some(answer) = ticket.take() {
                 return Ok(answer);
@@ -227,7 +174,8 @@ impl Caller {
         }
     }
 
-    fn check_wanted(&self) -> Result<(), Stop> {
+    /// Whether somebody still waits for the answer.
+    pub fn check_wanted(&self) -> Result<(), Stop> {
         self.check_deadline()?;
         self.poll(Some(Duration::ZERO))
     }
@@ -256,11 +204,4 @@ impl Caller {
         }
         if ends[0].revents().intersects(gone) { Err(Stop::CallerLeft) } else { Ok(()) }
     }
-}
-
-fn decode(bytes: &[u8], limits: &AudioLimits, rate: u32) -> Result<Waveform, Failure> {
-    let AudioLimits { max_bytes, max_seconds, max_channels, max_rate } = *limits;
-    let limits = Limits { max_bytes, max_seconds, max_channels, max_rate };
-    let pcm = esr_audio::decode(bytes, &limits).map_err(|error| failure::decoding(&error))?;
-    pcm.to_model_rate(rate).map_err(|error| failure::waveform(&error))
 }

@@ -69,7 +69,7 @@ pub fn embedding(error: &EmbedError) -> Failure {
         EmbedError::Run(RunError::Cancelled) => failure(FailureKind::Timeout, error.to_string()),
         EmbedError::Run(RunError::Answer(_)) => failure(FailureKind::BadModel, error.to_string()),
         EmbedError::Run(RunError::Runtime(reason)) => {
-            let memory = ["bad_alloc", "Failed to allocate", "out of memory"];
+            let memory = ["bad_alloc", "Failed to allocate", "out of memory", "ALLOC_FAILED"];
             let kind = if memory.iter().any(|word| reason.contains(word)) {
                 FailureKind::OutOfMemory
             } else {
@@ -87,13 +87,19 @@ pub fn bundle(error: &BundleError) -> Failure {
 
 /// A bundle that does not run.
 pub fn loading(name: &str, error: &LoadError) -> Failure {
+    if let LoadError::Device(error) = error {
+        return runtime(error);
+    }
     with_hint(failure(FailureKind::BadModel, format!("model {name:?}: {error}")), "Install the model again.")
 }
 
-/// No ONNX Runtime.
+/// No ONNX Runtime, or not on the device that was asked for.
 pub fn runtime(error: &RuntimeError) -> Failure {
-    with_hint(
-        failure(FailureKind::MissingRuntime, error.to_string()),
-        "`make install` puts the library beside esr-embedder.",
-    )
+    let hint = match error {
+        RuntimeError::NoCuda { .. } => {
+            "Install ONNX Runtime built for CUDA, its CUDA libraries and the driver, or set esr.execution_provider to auto or cpu."
+        }
+        _ => "`make install` puts the library beside esr-embedder.",
+    };
+    with_hint(failure(FailureKind::MissingRuntime, error.to_string()), hint)
 }

@@ -1,133 +1,233 @@
-//! The queue and the one thread that computes. Knows jobs and models, no sockets and no audio files.
-//!
-//! A job is a payload, kept apart from how its answer gets back, so that a batcher can later take the payloads of several
-//! jobs for one run and give each its own rows.
+//! Two lanes, one for each tower: a queue of rows and the one thread that computes them in batches. Two, so that a text of
+//! milliseconds never waits behind a minute of speech. Knows the batcher and models, no sockets and no audio files.
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
-use esr_audio::Waveform;
-use esr_encoder::{Cancel, EmbedError, Embedding};
+use esr_encoder::{Backend, Batch, Cancel, Embedding, RunError, backend};
 use esr_wire::{Failure, FailureKind};
-use rustix::event::{EventfdFlags, eventfd};
-use rustix::fd::OwnedFd;
 
-use crate::failure::{self, failure, with_hint};
+use crate::batcher::{Batcher, Limits, Origin, Row, Taken};
+use crate::failure::{failure, with_hint};
+use crate::isolate;
 use crate::models::Model;
 use crate::statistics::Statistics;
+use crate::ticket::{RowError, Ticket};
 
-/// Jobs that may wait. Each connection waits for its own job before it sends the next, so this is also the number of
-/// sessions that may wait at once.
-pub const QUEUE_LENGTH: usize = 256;
-
-/// What to compute.
-pub enum Payload {
-    /// One embedding per text.
-    Texts(Vec<String>),
-    /// One embedding per clip, at the model's rate.
-    Clips(Vec<Waveform>),
+/// Which network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tower {
+    /// Rows are windows of clips, their length is in microseconds.
+    Speech,
+    /// Rows are texts, their length is in tokens.
+    Text,
 }
 
-/// One unit of work for the inference thread.
+/// What a row is made of.
+pub enum Input {
+    /// Samples at the model's rate.
+    Speech(Vec<f32>),
+    /// Tokens.
+    Text(Vec<i64>),
+}
+
+impl Input {
+    /// In the unit of its tower.
+    fn length(&self, model: &Model) -> u64 {
+        match self {
+            Input::Speech(samples) => samples.len() as u64 * 1_000_000 / u64::from(model.preparer.sample_rate()),
+            Input::Text(tokens) => tokens.len() as u64,
+        }
+    }
+}
+
+/// One row on its way.
+struct Entry {
+    model: Arc<Model>,
+    input: Input,
+    job: u64,
+    ticket: Ticket,
+    /// Of the job's rows, this one.
+    at: usize,
+}
+
+/// A queue and its thread. Clones share them.
+#[derive(Clone)]
+pub struct Lane(Arc<Shared>);
+
+struct Shared {
+    tower: Tower,
+    state: Mutex<State>,
+    /// Something was pushed.
+    pushed: Condvar,
+    statistics: Arc<Statistics>,
+}
+
+struct State {
+    batcher: Batcher<Entry>,
+    /// The batch that is being computed: how to stop it, and whose rows it has.
+    running: Option<(Cancel, BTreeSet<u64>)>,
+}
+
+static JOBS: AtomicU64 = AtomicU64::new(1);
+
+/// A job in a lane. Dropped, it is cancelled: its waiting rows are forgotten, and a batch for which nobody waits any more
+/// is stopped at its next node.
 pub struct Job {
-    /// By which model.
-    pub model: Arc<Model>,
-    /// What to compute.
-    pub payload: Payload,
-    /// Where the answer goes.
+    lane: Lane,
+    number: u64,
+    /// Where its answer comes.
     pub ticket: Ticket,
 }
 
-/// The answer's way back, and the caller's way to say that it is not wanted any more. Clones share it.
-#[derive(Clone)]
-pub struct Ticket {
-    /// Stops the job, waiting or running.
-    pub cancel: Cancel,
-    slot: Arc<Mutex<Option<Answer>>>,
-    bell: Arc<OwnedFd>,
-}
-
-/// One embedding per input, or why not.
-pub type Answer = Result<Vec<Embedding>, Failure>;
-
-impl Ticket {
-    /// A ticket whose answer rings `bell`.
-    pub fn new(bell: Arc<OwnedFd>) -> Self {
-        Self { cancel: Cancel::default(), slot: Arc::default(), bell }
-    }
-
-    /// The answer, once it is there.
-    pub fn take(&self) -> Option<Answer> {
-        self.slot.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take()
-    }
-
-    fn answer(&self, answer: Answer) {
-        *self.slot.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(answer);
-        // It can only fail when the counter is full, and then the bell has rung.
-        let _ = rustix::io::write(&*self.bell, &1u64.to_ne_bytes());
+impl Drop for Job {
+    fn drop(&mut self) {
+        self.lane.cancel(self.number);
     }
 }
 
-/// A file descriptor that becomes readable when a ticket is answered, so that one `poll` waits for answer and caller.
-pub fn bell() -> std::io::Result<Arc<OwnedFd>> {
-    Ok(Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?))
-}
-
-/// The sending end of the queue.
-#[derive(Clone)]
-pub struct Queue(SyncSender<Job>);
-
-impl Queue {
-    /// Starts the inference thread.
-    pub fn start(statistics: Arc<Statistics>) -> std::io::Result<Self> {
-        let (sender, receiver) = sync_channel(QUEUE_LENGTH);
-        std::thread::Builder::new().name("inference".into()).spawn(move || work(receiver, &statistics))?;
-        Ok(Self(sender))
+impl Lane {
+    /// Starts the thread.
+    pub fn start(tower: Tower, limits: Limits, statistics: Arc<Statistics>) -> std::io::Result<Self> {
+        let state = State { batcher: Batcher::new(limits), running: None };
+        let shared = Shared { tower, state: Mutex::new(state), pushed: Condvar::new(), statistics };
+        let lane = Self(Arc::new(shared));
+        let worker = lane.clone();
+        let name = match tower {
+            Tower::Speech => "speech",
+            Tower::Text => "text",
+        };
+        std::thread::Builder::new().name(name.into()).spawn(move || worker.work())?;
+        Ok(lane)
     }
 
-    /// Queues a job, or says at once that there is no room.
-    pub fn submit(&self, job: Job) -> Result<(), Failure> {
-        self.0.try_send(job).map_err(|error| match error {
-            TrySendError::Full(_) => with_hint(
-                failure(FailureKind::Overloaded, format!("the embedder's queue of {QUEUE_LENGTH} requests is full")),
-                "Try again later, or embed rows set-wise instead of one by one.",
-            ),
-            TrySendError::Disconnected(_) => failure(FailureKind::Internal, "the inference thread has ended"),
-        })
-    }
-}
-
-fn work(jobs: Receiver<Job>, statistics: &Statistics) {
-    for job in jobs {
-        if job.ticket.cancel.is_cancelled() {
-            continue;
-        }
-        // A panic is a bug of ours; it must cost one request and not all that come after it.
-        let answer = catch_unwind(AssertUnwindSafe(|| compute(&job, statistics))).unwrap_or_else(|_| {
-            Err(failure(FailureKind::Internal, "the inference thread panicked; see the server log"))
+    /// Queues rows of one request, or says at once that there is no room. `origin.job` is set here.
+    pub fn submit(
+        &self,
+        model: &Arc<Model>,
+        origin: Origin,
+        inputs: Vec<Input>,
+        ticket: Ticket,
+    ) -> Result<Job, Failure> {
+        let number = JOBS.fetch_add(1, Ordering::Relaxed);
+        let rows = inputs.into_iter().enumerate().map(|(at, input)| Row {
+            group: model.number,
+            length: input.length(model),
+            budget: model.budget(self.0.tower),
+            payload: Entry { model: model.clone(), input, job: number, ticket: ticket.clone(), at },
         });
-        job.ticket.answer(answer);
+        let pushed = self.state().batcher.push(Origin { job: number, ..origin }, rows.collect(), Instant::now());
+        if let Err(full) = pushed {
+            self.0.statistics.refused(full.waiting);
+            let message = format!("the embedder's queue is full: {} requests wait, {} may", full.waiting, full.limit);
+            let hint = "Try again later, embed rows set-wise instead of one by one, or raise esr.embedder_queue.";
+            return Err(with_hint(failure(FailureKind::Overloaded, message), hint));
+        }
+        self.0.pushed.notify_one();
+        Ok(Job { lane: self.clone(), number, ticket })
+    }
+
+    /// Requests that wait here, and whether a batch runs.
+    pub fn depth(&self) -> (usize, bool) {
+        let state = self.state();
+        (state.batcher.jobs(), state.running.is_some())
+    }
+
+    fn cancel(&self, job: u64) {
+        let mut state = self.state();
+        // Dropped after the lock is free: rows may be large.
+        let forgotten = state.batcher.cancel(job);
+        if let Some((cancel, jobs)) = &mut state.running
+            && jobs.remove(&job)
+            && jobs.is_empty()
+        {
+            cancel.cancel();
+        }
+        drop(state);
+        drop(forgotten);
+    }
+
+    fn work(&self) {
+        loop {
+            let (entries, cancel) = self.next();
+            // A panic is a bug of ours; it must cost one batch and not all that come after it.
+            let computed = catch_unwind(AssertUnwindSafe(|| self.compute(&entries, &cancel)));
+            self.state().running = None;
+            let answers = computed.unwrap_or_else(|_| {
+                let error = RunError::Runtime("the inference thread panicked; see the server log".into());
+                entries.iter().map(|_| Err(error.clone())).collect()
+            });
+            for (entry, answer) in entries.iter().zip(answers) {
+                entry.ticket.answer(entry.at, answer.map_err(RowError::Run));
+            }
+        }
+    }
+
+    /// Waits for the next batch.
+    fn next(&self) -> (Vec<Entry>, Cancel) {
+        let mut state = self.state();
+        loop {
+            let Taken { batch, expired, again_at } = state.batcher.take(Instant::now());
+            for entry in &expired {
+                let late = failure(FailureKind::Timeout, "the embedder had no time for it before the caller's timeout");
+                entry.ticket.answer(entry.at, Err(RowError::Dropped(late)));
+            }
+            if !batch.is_empty() {
+                let cancel = Cancel::default();
+                state.running = Some((cancel.clone(), batch.iter().map(|entry| entry.job).collect()));
+                return (batch, cancel);
+            }
+            let wait = again_at.map(|at| at.saturating_duration_since(Instant::now()));
+            state = match wait {
+                None => self.0.pushed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner()),
+                Some(wait) => {
+                    let woken = self.0.pushed.wait_timeout(state, wait.max(Duration::from_micros(50)));
+                    woken.unwrap_or_else(|poisoned| poisoned.into_inner()).0
+                }
+            };
+        }
+    }
+
+    fn compute(&self, entries: &[Entry], cancel: &Cancel) -> isolate::Answers {
+        let statistics = &self.0.statistics;
+        let Some(first) = entries.first() else { return Vec::new() };
+        let mut tower = first.model.tower(self.0.tower);
+        let (answers, failed) = isolate::run(entries, &mut |part: &[Entry]| {
+            statistics.batches.add(1);
+            statistics.rows.add(part.len() as u64);
+            run(&mut **tower, part, cancel)
+        });
+        let is_wanted = !cancel.is_cancelled();
+        if failed > 0 && is_wanted {
+            statistics.halved.add(failed);
+            let bad = answers.iter().filter(|answer| answer.is_err()).count();
+            let reason = answers.iter().find_map(|answer| answer.as_ref().err());
+            let reason = reason.map_or("it did as smaller batches".into(), |error| format!("the last reason: {error}"));
+            eprintln!(
+                "esr-embedder: a batch of {} rows of model {:?} failed and was halved; {bad} rows failed in the end; {reason}",
+                entries.len(),
+                first.model.name
+            );
+        }
+        answers
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
-fn compute(job: &Job, statistics: &Statistics) -> Answer {
-    let mut encoder = job.model.encoder();
-    let before = encoder.passes();
-    let cancel = &job.ticket.cancel;
-    let result: Result<_, EmbedError> = match &job.payload {
-        Payload::Texts(texts) => {
-            let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-            encoder.embed_texts(&texts, cancel)
+fn run(tower: &mut dyn Backend, part: &[Entry], cancel: &Cancel) -> Result<Vec<Embedding>, RunError> {
+    let (mut clips, mut texts): (Vec<&[f32]>, Vec<&[i64]>) = (Vec::new(), Vec::new());
+    for entry in part {
+        match &entry.input {
+            Input::Speech(samples) => clips.push(samples),
+            Input::Text(tokens) => texts.push(tokens),
         }
-        Payload::Clips(clips) => encoder.embed_speech(clips, cancel),
-    };
-    statistics.batches.add(encoder.passes() - before);
-    let embeddings = result.map_err(|error| failure::embedding(&error))?;
-    let counter = match job.payload {
-        Payload::Texts(_) => &statistics.texts,
-        Payload::Clips(_) => &statistics.clips,
-    };
-    counter.add(embeddings.len() as u64);
-    Ok(embeddings)
+    }
+    let batch = if texts.is_empty() { Batch::speech(&clips) } else { Batch::text(&texts) };
+    backend::run(tower, &batch, cancel)
 }

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use esr_audio::Limits;
-use esr_embedder::{bench, list, serve};
+use esr_embedder::{batch_bench, bench, list, serve};
+use esr_encoder::device::{DeviceOptions, Provider};
 use esr_encoder::{Bundle, Encoder, Runtime, runtime};
 
 /// Embeds clips of speech and descriptions of speaking style with ONNX Runtime.
@@ -35,16 +36,33 @@ struct RuntimeArguments {
     /// Threads of one run.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: u16,
+    /// auto: a GPU if there is a usable one, else the CPU; cpu; cuda: a GPU or an error.
+    #[arg(long, value_name = "PROVIDER", default_value_t = Provider::Cpu)]
+    execution_provider: Provider,
+    /// Number of the GPU.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(i32).range(0..))]
+    cuda_device: i32,
+    /// Most memory that each network may take on the GPU, in MiB [default: no limit]
+    #[arg(long, value_name = "MIB")]
+    cuda_memory_mib: Option<u32>,
 }
 
 impl RuntimeArguments {
+    fn device(&self) -> DeviceOptions {
+        DeviceOptions {
+            provider: self.execution_provider,
+            cuda_device: self.cuda_device,
+            cuda_memory: self.cuda_memory_mib.map(|mib| mib as usize * (1 << 20)),
+        }
+    }
+
     fn library(&self) -> PathBuf {
         self.onnxruntime.clone().unwrap_or_else(runtime::default_library)
     }
 
     fn encoder(&self, bundle: &Path) -> Result<Encoder, Box<dyn std::error::Error>> {
         let bundle = Bundle::open(bundle)?;
-        let runtime = Runtime::load(&self.library(), self.threads.into())?;
+        let runtime = Runtime::load(&self.library(), self.threads.into())?.on(self.device())?;
         Ok(Encoder::load(&bundle, &runtime)?)
     }
 }
@@ -57,6 +75,9 @@ struct ServeArguments {
     /// Folder of model folders.
     #[arg(long, value_name = "DIR")]
     model_directory: PathBuf,
+    /// Requests that may wait in each of the two queues, one for texts and one for clips; more are refused.
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    queue: u32,
     /// End when standard input ends, because its other end is the supervisor's.
     #[arg(long)]
     watch_stdin: bool,
@@ -90,6 +111,9 @@ struct BenchArguments {
     /// About how long to measure, in seconds.
     #[arg(long, default_value_t = 20.0)]
     seconds: f64,
+    /// Measure batches of every size instead, and how much embeddings depend on their batch mates.
+    #[arg(long)]
+    batches: bool,
     /// Print one JSON object instead of a table.
     #[arg(long)]
     json: bool,
@@ -121,6 +145,8 @@ fn serve(arguments: ServeArguments) -> Result<(), Box<dyn std::error::Error>> {
         threads: arguments.runtime.threads.into(),
         socket: arguments.socket,
         model_directory: arguments.model_directory,
+        device: arguments.runtime.device(),
+        queue: arguments.queue as usize,
         watch_stdin: arguments.watch_stdin,
     })?;
     Ok(())
@@ -153,6 +179,15 @@ fn lines(file: &Path) -> Result<impl Iterator<Item = String>, Box<dyn std::error
 
 fn measure(arguments: &BenchArguments) -> Result<(), Box<dyn std::error::Error>> {
     let mut encoder = arguments.runtime.encoder(&arguments.bundle)?;
+    if arguments.batches {
+        let report = batch_bench::run(encoder, arguments.runtime.threads.into(), arguments.seconds)?;
+        if arguments.json {
+            println!("{}", serde_json::to_string(&report)?)
+        } else {
+            println!("{report}")
+        }
+        return Ok(());
+    }
     let report = bench::run(&mut encoder, arguments.runtime.threads.into(), arguments.seconds)?;
     if arguments.json {
         println!("{}", serde_json::to_string(&report)?);

@@ -1,14 +1,18 @@
 //! The bundles in memory: loaded at first use by folder name, checked once, kept. Knows no queue and no sockets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 use esr_encoder::bundle::{MANIFEST_FILE, is_plain_name};
-use esr_encoder::{Bundle, Encoder, Runtime};
+use esr_encoder::device::{Device, DeviceOptions};
+use esr_encoder::encoder::{BATCH_SECONDS, BATCH_TOKENS};
+use esr_encoder::{Backend, Bundle, Encoder, Parts, Preparer, Runtime, Towers};
 use esr_wire::{Failure, FailureKind};
 
 use crate::failure::{self, failure, with_hint};
+use crate::inference::Tower;
 
 /// One loaded model.
 pub struct Model {
@@ -20,24 +24,50 @@ pub struct Model {
     pub tag: u64,
     /// Elements per embedding.
     pub dimension: u32,
-    /// Rate that clips must have, in samples per second.
-    pub sample_rate: u32,
-    encoder: Mutex<Encoder>,
+    /// Differs from that of every other model in memory: rows of one number may share a batch.
+    pub number: u64,
+    /// Makes rows of inputs, on any thread.
+    pub preparer: Preparer,
+    /// Where it runs.
+    pub device: Device,
+    speech: Mutex<Box<dyn Backend>>,
+    text: Mutex<Box<dyn Backend>>,
 }
 
 impl Model {
-    /// The encoder, for the inference thread.
-    pub fn encoder(&self) -> MutexGuard<'_, Encoder> {
-        // A panic inside a run leaves the encoder as it was: it has no state but a counter.
-        self.encoder.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    /// What a batch may cost, in the unit of its tower.
+    pub fn budget(&self, tower: Tower) -> u64 {
+        let (seconds, tokens) = match self.device {
+            Device::Cpu => (BATCH_SECONDS, BATCH_TOKENS),
+            Device::Cuda { .. } => (GPU_SECONDS, GPU_TOKENS),
+        };
+        match tower {
+            Tower::Speech => (seconds * 1e6) as u64,
+            Tower::Text => tokens as u64,
+        }
+    }
+
+    /// One of its networks, for the thread of that lane.
+    pub fn tower(&self, tower: Tower) -> MutexGuard<'_, Box<dyn Backend>> {
+        let backend = match tower {
+            Tower::Speech => &self.speech,
+            Tower::Text => &self.text,
+        };
+        // A panic inside a run leaves the network as it was: it has no state.
+        backend.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
+
+/// Padded sound of one pass on a GPU, in seconds, and padded tokens: enough to fill one. Bounds its memory, too.
+const GPU_SECONDS: f64 = 96.0;
+const GPU_TOKENS: usize = 8_192;
 
 /// Where models and ONNX Runtime are, and which of them are loaded.
 pub struct Models {
     directory: PathBuf,
     library: PathBuf,
     threads: usize,
+    device: DeviceOptions,
     loaded: RwLock<BTreeMap<String, Arc<Model>>>,
     /// Held while loading, so that a model is loaded once, and those that are there stay usable meanwhile.
     loading: Mutex<()>,
@@ -45,8 +75,8 @@ pub struct Models {
 
 impl Models {
     /// Nothing is loaded yet, ONNX Runtime included.
-    pub fn new(directory: PathBuf, library: PathBuf, threads: usize) -> Self {
-        Self { directory, library, threads, loaded: RwLock::default(), loading: Mutex::default() }
+    pub fn new(directory: PathBuf, library: PathBuf, threads: usize, device: DeviceOptions) -> Self {
+        Self { directory, library, threads, device, loaded: RwLock::default(), loading: Mutex::default() }
     }
 
     /// The model of that folder name, loading it if need be.
@@ -62,7 +92,8 @@ impl Models {
         let start = std::time::Instant::now();
         let model = Arc::new(self.load(name)?);
         let seconds = start.elapsed().as_secs_f32();
-        eprintln!("esr-embedder: loaded model {name:?} {} (tag {:016x}) in {seconds:.2} s", model.version, model.tag);
+        let Model { version, tag, device, .. } = &*model;
+        eprintln!("esr-embedder: loaded model {name:?} {version} (tag {tag:016x}) on {device} in {seconds:.2} s");
         let mut loaded = self.loaded.write().unwrap_or_else(|poisoned| poisoned.into_inner());
         loaded.insert(name.to_owned(), model.clone());
         Ok(model)
@@ -71,6 +102,13 @@ impl Models {
     /// Names of the loaded models.
     pub fn names(&self) -> Vec<String> {
         self.loaded.read().unwrap_or_else(|poisoned| poisoned.into_inner()).keys().cloned().collect()
+    }
+
+    /// Where the loaded models run, such as `cpu`; empty while none is loaded.
+    pub fn devices(&self) -> String {
+        let loaded = self.loaded.read().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let devices: BTreeSet<String> = loaded.values().map(|model| model.device.to_string()).collect();
+        devices.into_iter().collect::<Vec<_>>().join(", ")
     }
 
     fn find(&self, name: &str) -> Option<Arc<Model>> {
@@ -91,15 +129,22 @@ impl Models {
             return Err(with_hint(failure(FailureKind::UnknownModel, message), hint));
         }
         let bundle = Bundle::open(&folder).map_err(|error| logged(failure::bundle(&error)))?;
-        let runtime = Runtime::load(&self.library, self.threads).map_err(|error| logged(failure::runtime(&error)))?;
+        let runtime = Runtime::load(&self.library, self.threads)
+            .and_then(|runtime| runtime.on(self.device))
+            .map_err(|error| logged(failure::runtime(&error)))?;
         let encoder = Encoder::load(&bundle, &runtime).map_err(|error| logged(failure::loading(name, &error)))?;
+        let Parts { manifest, tag, preparer, towers: Towers { speech, text, device } } = encoder.into_parts();
+        static NUMBERS: AtomicU64 = AtomicU64::new(0);
         Ok(Model {
             name: name.to_owned(),
-            version: encoder.manifest().version.clone(),
-            tag: encoder.tag(),
-            dimension: encoder.dimension() as u32,
-            sample_rate: encoder.sample_rate(),
-            encoder: Mutex::new(encoder),
+            version: manifest.version,
+            tag,
+            dimension: manifest.dimension as u32,
+            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
+            preparer,
+            device,
+            speech: Mutex::new(speech),
+            text: Mutex::new(text),
         })
     }
 }

@@ -8,13 +8,19 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
+use esr_encoder::device::DeviceOptions;
+use esr_encoder::encoder::SHORTEST_SHARE;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::Mode;
 use rustix::process::{Signal, geteuid, set_parent_process_death_signal, umask};
 
+use crate::admission::{self, Admission};
+use crate::batcher::Limits;
 use crate::connection::{self, Shared};
-use crate::inference::Queue;
+use crate::gate::Gate;
+use crate::inference::{Lane, Tower};
 use crate::models::Models;
 use crate::statistics::Statistics;
 
@@ -28,6 +34,17 @@ const CONNECTION_STACK: usize = 2 << 20;
 /// The kernel's choice when memory runs out: rather this process than PostgreSQL (0) or a neighbour.
 const OUT_OF_MEMORY_SCORE: &str = "500";
 
+/// Interactive batches in a row while backfill waits: it gets a tenth of them at least.
+const STREAK: u32 = 9;
+
+/// Batches form from what has come in while the last one was computed; on a CPU nothing is gained by waiting for more
+/// (ARCHITECTURE.md), and a lone request would only become slower.
+const MAX_DELAY: Duration = Duration::ZERO;
+
+fn limits(jobs: usize) -> Limits {
+    Limits { shortest_share: SHORTEST_SHARE, jobs, max_delay: MAX_DELAY, streak: STREAK }
+}
+
 /// How to serve.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -39,6 +56,10 @@ pub struct Options {
     pub library: PathBuf,
     /// Threads of one run.
     pub threads: usize,
+    /// Where models run.
+    pub device: DeviceOptions,
+    /// Requests that may wait.
+    pub queue: usize,
     /// A supervisor holds the other end of standard input: end when it is closed.
     pub watch_stdin: bool,
 }
@@ -73,15 +94,20 @@ pub fn run(options: Options) -> Result<(), ServeError> {
         listen(&options.socket).map_err(|source| ServeError::Socket { path: options.socket.clone(), source })?;
     let statistics = Arc::new(Statistics::new());
     let shared = Arc::new(Shared {
-        models: Models::new(options.model_directory.clone(), options.library.clone(), options.threads),
-        queue: Queue::start(statistics.clone())?,
+        models: Models::new(options.model_directory.clone(), options.library.clone(), options.threads, options.device),
+        speech: Lane::start(Tower::Speech, limits(options.queue), statistics.clone())?,
+        text: Lane::start(Tower::Text, limits(options.queue), statistics.clone())?,
+        decoders: Gate::new(2 * std::thread::available_parallelism().map_or(1, usize::from)),
+        admission: Admission::new(admission::ROOM),
         statistics,
     });
     eprintln!(
-        "esr-embedder: version {} listens on {} with {} thread(s)",
+        "esr-embedder: version {} listens on {}: {} thread(s), execution provider {}, room for {} waiting requests",
         env!("CARGO_PKG_VERSION"),
         options.socket.display(),
-        options.threads
+        options.threads,
+        options.device.provider,
+        options.queue
     );
     let reason = accept_until_told(&listener, &signals, options.watch_stdin, &shared)?;
     let _ = std::fs::remove_file(&options.socket);
@@ -150,7 +176,7 @@ fn accept_until_told(
                 // Too many open files, most likely. Without a pause this loop would take a core until there are fewer.
                 Err(error) => {
                     eprintln!("esr-embedder: cannot accept a connection: {error}");
-                    std::thread::sleep(std::time::Duration::from_millis(100));
+                    std::thread::sleep(Duration::from_millis(100));
                 }
             }
         }

@@ -62,6 +62,22 @@ fn mistakes_are_told_and_fail() {
     let output = run(&["bench", bundle.to_str().unwrap(), "--onnxruntime", "/nonexistent.so"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("install ONNX Runtime"));
+    let output = run(&["bench", bundle.to_str().unwrap(), "--execution-provider", "gpu"]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("none of auto, cpu, cuda"));
+}
+
+#[test]
+fn bench_measures_batches_and_their_tolerance() {
+    if library().is_none() {
+        return;
+    }
+    let bundle = fixture("tiny-bundle");
+    let output = run(&["bench", bundle.to_str().unwrap(), "--batches", "--seconds", "0.2", "--json"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(report["lines"].as_array().unwrap().len() > 20);
+    assert!(report["padded_distance"].as_f64().unwrap() < 1e-6, "{report}");
+    assert!(report["padded_element"].as_f64().unwrap() < 1e-5, "{report}");
 }
 
 #[test]
@@ -73,7 +89,15 @@ fn bench_measures() {
     let output = run(&["bench", bundle.to_str().unwrap(), "--seconds", "0.2", "--json"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    for key in ["clips_per_second", "times_real_time", "texts_per_second", "text_p50_ms", "clip_p50_ms"] {
+    for key in [
+        "memory_idle",
+        "memory_peak",
+        "clips_per_second",
+        "times_real_time",
+        "texts_per_second",
+        "text_p50_ms",
+        "clip_p50_ms",
+    ] {
         assert!(report[key].as_f64().unwrap() > 0.0, "{report}");
     }
 }

@@ -82,6 +82,15 @@ pub trait Backend: Send {
     fn run(&mut self, batch: &Batch, cancel: &Cancel) -> Result<Vec<Embedding>, RunError>;
 }
 
+/// Runs a batch, and makes sure that each of its rows has an answer.
+pub fn run(backend: &mut dyn Backend, batch: &Batch, cancel: &Cancel) -> Result<Vec<Embedding>, RunError> {
+    let embeddings = backend.run(batch, cancel)?;
+    if embeddings.len() != batch.rows() {
+        return Err(RunError::Runtime(format!("{} answers to {} inputs", embeddings.len(), batch.rows())));
+    }
+    Ok(embeddings)
+}
+
 /// A way to stop a run from another thread. Clones share the state.
 #[derive(Clone, Default)]
 pub struct Cancel(Arc<CancelState>);

@@ -1,24 +1,27 @@
-//! One loaded model: texts and clips in, embeddings out. Knows batching, windows and repetition; the computing is behind
-//! [`Backend`]. Knows no sockets and no queue.
+//! One loaded model: texts and clips in, embeddings out. Knows batching; rows are made by [`Preparer`], and the computing is
+//! behind [`Backend`]. Knows no sockets and no queue.
 
-use esr_audio::{SILENCE_PEAK, Waveform};
+use esr_audio::Waveform;
 
-use crate::backend::{Backend, Batch, Cancel, RunError};
+use crate::backend::{self, Backend, Batch, Cancel, RunError};
 use crate::bundle::{Bundle, GOLDEN_FILE, Manifest, TOKENIZER_FILE};
+use crate::device::Device;
 use crate::embedding::Embedding;
 use crate::golden::{self, Golden, GoldenError};
-use crate::runtime::Runtime;
+use crate::prepare::{self, Preparer, RateError};
+use crate::runtime::{Runtime, RuntimeError};
 use crate::tokenizer::{TextError, Tokenizer};
 
-/// Padded samples of one pass through the speech tower, in seconds. Measured on one core with the default bundle: four
-/// clips of 3 s cost as much each as one alone (50 ms), eight cost 15 % more, because they no longer fit in the cache.
-/// It also bounds a pass's memory and how long a cancelled one goes on.
-const BATCH_SECONDS: f64 = 12.0;
-/// Padded tokens of one pass through the text tower. Measured likewise, with texts of eight tokens: 4.0 ms for one alone,
-/// 1.4 ms each for 16 to 64 together, 1.6 ms for 256.
-const BATCH_TOKENS: usize = 512;
+/// Padded samples of one pass through the speech tower, in seconds. Measured with `esr-embedder bench models/default --batches` on
+/// one core, processor time a clip: of 1 s, 17.9 ms alone, 14.5 ms in fours, 15.8 ms in sixteens; of 3 s, 46.3 ms alone, 45.2 ms
+/// in twos, 48.3 ms in eights; of 10 s, 167 ms alone, 177 ms in twos: larger batches no longer fit in the cache. It also bounds a
+/// pass's memory, how long a cancelled one goes on, and how long an interactive one waits for one of backfill.
+pub const BATCH_SECONDS: f64 = 6.0;
+/// Padded tokens of one pass through the text tower. Measured likewise, texts of nine tokens: 3.2 ms alone, 1.4 ms in sixteens,
+/// 1.3 ms from 32 to 256.
+pub const BATCH_TOKENS: usize = 512;
 /// Of a batch's rows, the shortest is at least this part of the longest: the rest would be computed on padding.
-const SHORTEST_SHARE: f64 = 0.9;
+pub const SHORTEST_SHARE: f64 = 0.9;
 
 /// Why there are no embeddings.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -32,14 +35,12 @@ pub enum EmbedError {
         source: TextError,
     },
     /// A clip is at another rate than the model's: the caller's mistake.
-    #[error("clip {item} is at {rate} Hz, the model takes {expected} Hz")]
+    #[error("clip {item}: {source}")]
     Rate {
         /// Zero-based position.
         item: usize,
-        /// Of the clip.
-        rate: u32,
-        /// Of the model.
-        expected: u32,
+        /// Which rates.
+        source: RateError,
     },
     /// The model or ONNX Runtime fails, or the request was cancelled.
     #[error(transparent)]
@@ -55,6 +56,9 @@ pub enum LoadError {
     /// An ONNX file is wrong.
     #[error("{0}")]
     Model(String),
+    /// The device that was asked for cannot be had.
+    #[error(transparent)]
+    Device(#[from] RuntimeError),
     /// The golden vectors are not met.
     #[error(transparent)]
     Golden(#[from] GoldenError),
@@ -64,27 +68,54 @@ pub enum LoadError {
 pub struct Encoder {
     manifest: Manifest,
     tag: u64,
-    tokenizer: Tokenizer,
-    backend: Box<dyn Backend>,
+    preparer: Preparer,
+    towers: Towers,
     passes: u64,
+}
+
+/// The two networks of a model. They share nothing, so both may run at the same time.
+pub struct Towers {
+    /// Takes [`Batch::Speech`].
+    pub speech: Box<dyn Backend>,
+    /// Takes [`Batch::Text`].
+    pub text: Box<dyn Backend>,
+    /// Where they run.
+    pub device: Device,
+}
+
+/// A loaded model taken apart, for a server that makes its own batches.
+pub struct Parts {
+    /// What the bundle says about itself.
+    pub manifest: Manifest,
+    /// The bundle's identity.
+    pub tag: u64,
+    /// Makes rows of inputs.
+    pub preparer: Preparer,
+    /// Compute them.
+    pub towers: Towers,
 }
 
 impl Encoder {
     /// Loads both towers and the tokenizer, and checks the golden vectors.
     pub fn load(bundle: &Bundle, runtime: &Runtime) -> Result<Self, LoadError> {
-        let backend = runtime.backend(bundle).map_err(LoadError::Model)?;
-        let mut encoder = Self::with_backend(bundle, Box::new(backend))?;
+        let mut encoder = Self::with_towers(bundle, runtime.towers(bundle)?)?;
         golden::check(&mut encoder, &Golden::parse(bundle.required(GOLDEN_FILE))?)?;
         encoder.passes = 0;
         Ok(encoder)
     }
 
-    /// Joins a bundle's tokenizer and limits with any backend, without golden check.
-    pub fn with_backend(bundle: &Bundle, backend: Box<dyn Backend>) -> Result<Self, LoadError> {
+    /// Joins a bundle's tokenizer and limits with any backends, without golden check.
+    pub fn with_towers(bundle: &Bundle, towers: Towers) -> Result<Self, LoadError> {
         let manifest = bundle.manifest().clone();
         let tokenizer = Tokenizer::from_bytes(bundle.required(TOKENIZER_FILE), manifest.text.max_tokens)
             .map_err(LoadError::Tokenizer)?;
-        Ok(Self { tag: bundle.tag(), manifest, tokenizer, backend, passes: 0 })
+        let preparer = Preparer::new(tokenizer, &manifest);
+        Ok(Self { tag: bundle.tag(), manifest, preparer, towers, passes: 0 })
+    }
+
+    /// Takes the model apart.
+    pub fn into_parts(self) -> Parts {
+        Parts { manifest: self.manifest, tag: self.tag, preparer: self.preparer, towers: self.towers }
     }
 
     /// What the bundle says about itself.
@@ -114,86 +145,59 @@ impl Encoder {
 
     /// One embedding per text, in order. Texts longer than the model takes are cut at its last token.
     pub fn embed_texts(&mut self, texts: &[&str], cancel: &Cancel) -> Result<Vec<Embedding>, EmbedError> {
-        let encode = |(item, text): (usize, &&str)| {
-            self.tokenizer.encode(text).map_err(|source| EmbedError::Text { item, source })
-        };
-        let tokens = texts.iter().enumerate().map(encode).collect::<Result<Vec<_>, _>>()?;
-        let rows: Vec<&[i64]> = tokens.iter().map(Vec::as_slice).collect();
-        Ok(self.run_sorted(&rows, BATCH_TOKENS, Batch::text, cancel)?)
+        let encode =
+            |(item, text): (usize, &&str)| self.preparer.text(text).map_err(|source| EmbedError::Text { item, source });
+        let rows = texts.iter().enumerate().map(encode).collect::<Result<Vec<_>, _>>()?;
+        Ok(run_sorted(&mut *self.towers.text, &mut self.passes, &rows, BATCH_TOKENS, Batch::text, cancel)?)
     }
 
     /// One embedding per clip, in order. Clips shorter than the model's minimum are repeated up to it; longer ones than it
     /// takes are cut into equal windows, silent windows are left out, and the embedding is the direction of the mean.
     pub fn embed_speech(&mut self, clips: &[Waveform], cancel: &Cancel) -> Result<Vec<Embedding>, EmbedError> {
-        let expected = self.sample_rate();
-        if let Some(item) = clips.iter().position(|clip| clip.rate() != expected) {
-            return Err(EmbedError::Rate { item, rate: clips[item].rate(), expected });
-        }
-        let (shortest, longest) = (self.manifest.speech.min_samples(), self.manifest.speech.max_samples());
-        let repeated: Vec<Option<Vec<f32>>> = clips
-            .iter()
-            .map(|clip| clip.samples())
-            .map(|samples| (samples.len() < shortest).then(|| repeat(samples, shortest)))
-            .collect();
-        let mut rows: Vec<&[f32]> = Vec::new();
+        let mut rows = Vec::new();
         let mut rows_of_clip = Vec::with_capacity(clips.len());
-        for (clip, repeated) in clips.iter().zip(&repeated) {
-            let before = rows.len();
-            rows.extend(windows(repeated.as_deref().unwrap_or(clip.samples()), longest));
-            rows_of_clip.push(rows.len() - before);
+        for (item, clip) in clips.iter().enumerate() {
+            let windows = self.preparer.speech(clip.clone()).map_err(|source| EmbedError::Rate { item, source })?;
+            rows_of_clip.push(windows.len());
+            rows.extend(windows);
         }
-        let budget = (BATCH_SECONDS * f64::from(expected)) as usize;
-        let mut embedded = self.run_sorted(&rows, budget, Batch::speech, cancel)?.into_iter();
+        let budget = (BATCH_SECONDS * f64::from(self.sample_rate())) as usize;
+        let speech = &mut *self.towers.speech;
+        let mut embedded = run_sorted(speech, &mut self.passes, &rows, budget, Batch::speech, cancel)?.into_iter();
         let mean = |count: usize| -> Result<Embedding, EmbedError> {
             let parts: Vec<Embedding> = embedded.by_ref().take(count).collect();
-            Ok(Embedding::mean(&parts).map_err(RunError::Answer)?)
+            Ok(prepare::join(&parts).map_err(RunError::Answer)?)
         };
         rows_of_clip.into_iter().map(mean).collect()
     }
+}
 
-    /// Runs rows in batches of similar length, longest first, and puts the answers back in order.
-    fn run_sorted<T>(
-        &mut self,
-        rows: &[&[T]],
-        budget: usize,
-        batch: impl Fn(&[&[T]]) -> Batch,
-        cancel: &Cancel,
-    ) -> Result<Vec<Embedding>, RunError> {
-        let mut order: Vec<usize> = (0..rows.len()).collect();
-        order.sort_by_key(|at| std::cmp::Reverse(rows[*at].len()));
-        let mut answers: Vec<Option<Embedding>> = vec![None; rows.len()];
-        let mut rest = order.as_slice();
-        while let Some(first) = rest.first() {
-            let longest = rows[*first].len();
-            let most = (budget / longest.max(1)).max(1);
-            let similar = |at: &&usize| rows[**at].len() as f64 >= SHORTEST_SHARE * longest as f64;
-            let count = rest.iter().take(most).take_while(similar).count();
-            let (now, later) = rest.split_at(count);
-            rest = later;
-            let inputs: Vec<&[T]> = now.iter().map(|at| rows[*at]).collect();
-            let embeddings = self.backend.run(&batch(&inputs), cancel)?;
-            self.passes += 1;
-            if embeddings.len() != now.len() {
-                let reason = format!("{} answers to {} inputs", embeddings.len(), now.len());
-                return Err(RunError::Runtime(reason));
-            }
-            now.iter().zip(embeddings).for_each(|(at, embedding)| answers[*at] = Some(embedding));
-        }
-        Ok(answers.into_iter().flatten().collect())
+/// Runs rows in batches of similar length, longest first, and puts the answers back in order.
+fn run_sorted<T>(
+    tower: &mut dyn Backend,
+    passes: &mut u64,
+    rows: &[Vec<T>],
+    budget: usize,
+    batch: impl Fn(&[&[T]]) -> Batch,
+    cancel: &Cancel,
+) -> Result<Vec<Embedding>, RunError> {
+    let mut order: Vec<usize> = (0..rows.len()).collect();
+    order.sort_by_key(|at| std::cmp::Reverse(rows[*at].len()));
+    let mut answers: Vec<Option<Embedding>> = vec![None; rows.len()];
+    let mut rest = order.as_slice();
+    while let Some(first) = rest.first() {
+        let longest = rows[*first].len();
+        let most = (budget / longest.max(1)).max(1);
+        let similar = |at: &&usize| rows[**at].len() as f64 >= SHORTEST_SHARE * longest as f64;
+        let count = rest.iter().take(most).take_while(similar).count();
+        let (now, later) = rest.split_at(count);
+        rest = later;
+        let inputs: Vec<&[T]> = now.iter().map(|at| rows[*at].as_slice()).collect();
+        let embeddings = backend::run(tower, &batch(&inputs), cancel)?;
+        *passes += 1;
+        now.iter().zip(embeddings).for_each(|(at, embedding)| answers[*at] = Some(embedding));
     }
-}
-
-/// The samples over and over, `length` of them.
-fn repeat(samples: &[f32], length: usize) -> Vec<f32> {
-    samples.iter().copied().cycle().take(length).collect()
-}
-
-/// The fewest equal parts of at most `longest` samples, without the silent ones. A clip in one part is never left out.
-fn windows(samples: &[f32], longest: usize) -> impl Iterator<Item = &[f32]> {
-    let count = samples.len().div_ceil(longest).max(1);
-    let part = move |at: usize| &samples[at * samples.len() / count..(at + 1) * samples.len() / count];
-    let sounds = |window: &[f32]| window.iter().any(|sample| sample.abs() >= SILENCE_PEAK);
-    (0..count).map(part).filter(move |window| count == 1 || sounds(window))
+    Ok(answers.into_iter().flatten().collect())
 }
 
 #[cfg(test)]
@@ -203,6 +207,7 @@ mod tests {
 
     use super::*;
     use crate::backend::fake::Fake;
+    use crate::prepare::{repeat, windows};
 
     type Runs = Arc<Mutex<Vec<(usize, usize)>>>;
 
@@ -211,8 +216,8 @@ mod tests {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny-bundle");
         let bundle = Bundle::open(&folder).unwrap();
         let runs = Runs::default();
-        let fake = Fake { dimension: bundle.manifest().dimension, runs: runs.clone() };
-        (Encoder::with_backend(&bundle, Box::new(fake)).unwrap(), runs)
+        let fake = || Box::new(Fake { dimension: bundle.manifest().dimension, runs: runs.clone() });
+        (Encoder::with_towers(&bundle, Towers { speech: fake(), text: fake(), device: Device::Cpu }).unwrap(), runs)
     }
 
     fn clip(samples: usize, level: f32) -> Waveform {
@@ -267,7 +272,7 @@ mod tests {
         let (mut encoder, _) = encoder();
         let wrong = Waveform::new(vec![0.5; 100], 8_000).unwrap();
         let error = encoder.embed_speech(&[clip(100, 0.1), wrong], &Cancel::default()).unwrap_err();
-        assert_eq!(error, EmbedError::Rate { item: 1, rate: 8_000, expected: 16_000 });
+        assert_eq!(error, EmbedError::Rate { item: 1, source: RateError { rate: 8_000, expected: 16_000 } });
         for empty in ["", " \t\n"] {
             let error = encoder.embed_texts(&["calm", empty], &Cancel::default()).unwrap_err();
             assert_eq!(error, EmbedError::Text { item: 1, source: TextError::Empty });

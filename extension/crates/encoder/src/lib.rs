@@ -11,16 +11,19 @@
 
 pub mod backend;
 pub mod bundle;
+pub mod device;
 pub mod embedding;
 pub mod encoder;
 pub mod golden;
+pub mod prepare;
 pub mod runtime;
 pub mod tokenizer;
 
 pub use backend::{Backend, Batch, Cancel, RunError};
 pub use bundle::{Bundle, BundleError, Manifest};
 pub use embedding::Embedding;
-pub use encoder::{EmbedError, Encoder, LoadError};
+pub use encoder::{EmbedError, Encoder, LoadError, Parts, Towers};
 pub use golden::Golden;
+pub use prepare::Preparer;
 pub use runtime::{Runtime, RuntimeError};
 pub use tokenizer::{TextError, Tokenizer};

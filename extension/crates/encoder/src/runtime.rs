@@ -4,14 +4,17 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use ort::environment::Environment;
+use ort::ep::{self, ExecutionProvider};
 use ort::logging::LogLevel;
-use ort::session::builder::GraphOptimizationLevel;
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{RunOptions, Session};
 use ort::value::Tensor;
 
 use crate::backend::{Backend, Batch, Cancel, RunError};
 use crate::bundle::{Bundle, SPEECH_FILE, TEXT_FILE};
+use crate::device::{Device, DeviceOptions, Provider};
 use crate::embedding::Embedding;
+use crate::encoder::{LoadError, Towers};
 
 /// All fusions: weight-only int8 is written as Cast and Mul on constants, which this folds at load.
 const OPTIMISATION: GraphOptimizationLevel = GraphOptimizationLevel::All;
@@ -47,6 +50,12 @@ pub enum RuntimeError {
         /// As given before.
         loaded: PathBuf,
     },
+    /// CUDA was asked for by name.
+    #[error("CUDA is the execution provider that was asked for, but cannot be used: {reason}")]
+    NoCuda {
+        /// ONNX Runtime's message, or what it lacks.
+        reason: String,
+    },
 }
 
 /// ONNX Runtime, loaded. Clones share it; a process can have only one.
@@ -54,6 +63,7 @@ pub enum RuntimeError {
 pub struct Runtime {
     environment: Environment,
     threads: usize,
+    device: DeviceOptions,
 }
 
 /// Where ONNX Runtime's library is when nobody says: the file named by `ORT_DYLIB_PATH`, `libonnxruntime.so` beside the
@@ -90,7 +100,7 @@ impl Runtime {
             if *before != path {
                 return Err(RuntimeError::AlreadyLoaded { path, loaded: before.clone() });
             }
-            return Ok(Self { environment: environment.clone(), threads });
+            return Ok(Self { environment: environment.clone(), threads, device: DeviceOptions::default() });
         }
         let unusable = |reason: String| RuntimeError::Unusable { path: path.clone(), reason };
         let builder = ort::init_from(&path).map_err(|error| unusable(error.to_string()))?;
@@ -99,32 +109,73 @@ impl Runtime {
         // Errors come back as values and are told there; cancelled runs would fill the log with them.
         environment.set_log_level(LogLevel::Fatal);
         *loaded = Some((path, environment.clone()));
-        Ok(Self { environment, threads })
+        Ok(Self { environment, threads, device: DeviceOptions::default() })
     }
 
-    /// Sessions for both towers of a bundle. The error names the file and says what ONNX Runtime says.
-    pub fn backend(&self, bundle: &Bundle) -> Result<impl Backend + use<>, String> {
+    /// Where sessions made from now on run. CUDA that was asked for by name must be in the library.
+    pub fn on(mut self, device: DeviceOptions) -> Result<Self, RuntimeError> {
+        if device.provider == Provider::Cuda && !has_cuda() {
+            return Err(RuntimeError::NoCuda { reason: "this ONNX Runtime library is built without it".into() });
+        }
+        self.device = device;
+        Ok(self)
+    }
+
+    /// Sessions for both towers of a bundle, on the device of [`Runtime::on`]. With [`Provider::Auto`], a GPU that cannot be
+    /// used is told on standard error, and the CPU is used.
+    pub fn towers(&self, bundle: &Bundle) -> Result<Towers, LoadError> {
+        let cuda = Device::Cuda { id: self.device.cuda_device };
+        match self.device.provider {
+            Provider::Cpu => self.towers_on(bundle, Device::Cpu),
+            Provider::Cuda => self.towers_on(bundle, cuda),
+            Provider::Auto if !has_cuda() => self.towers_on(bundle, Device::Cpu),
+            Provider::Auto => self.towers_on(bundle, cuda).or_else(|error| {
+                eprintln!("esr-embedder: no GPU is used, but the CPU: {error}");
+                self.towers_on(bundle, Device::Cpu)
+            }),
+        }
+    }
+
+    fn towers_on(&self, bundle: &Bundle, device: Device) -> Result<Towers, LoadError> {
         let dimension = bundle.manifest().dimension;
-        let open = |name: &'static str, inputs: [&str; 2]| -> Result<Session, String> {
-            let session = self.session(bundle.required(name)).map_err(|error| format!("{name}: {error}"))?;
+        let open = |name: &'static str, inputs: [&str; 2]| -> Result<Box<dyn Backend>, LoadError> {
+            let fail = |reason: String| LoadError::Model(format!("{name}: {reason}"));
+            let builder = self.builder(device)?;
+            let session = commit(builder, bundle.required(name)).map_err(fail)?;
             for input in inputs {
                 if !session.inputs().iter().any(|outlet| outlet.name() == input) {
-                    return Err(format!("{name}: it has no input named {input:?}"));
+                    return Err(fail(format!("it has no input named {input:?}")));
                 }
             }
             if !session.outputs().iter().any(|outlet| outlet.name() == OUTPUT) {
-                return Err(format!("{name}: it has no output named {OUTPUT:?}"));
+                return Err(fail(format!("it has no output named {OUTPUT:?}")));
             }
-            Ok(session)
+            Ok(Box::new(Tower { session, dimension }))
         };
-        Ok(OnnxBackend {
+        Ok(Towers {
             speech: open(SPEECH_FILE, ["waveform", "length"])?,
             text: open(TEXT_FILE, ["input_ids", "attention_mask"])?,
-            dimension,
+            device,
         })
     }
 
-    fn session(&self, model: &[u8]) -> Result<Session, String> {
+    fn builder(&self, device: Device) -> Result<SessionBuilder, LoadError> {
+        let builder = self.options().map_err(LoadError::Model)?;
+        let Device::Cuda { id } = device else { return Ok(builder) };
+        let mut cuda = ep::CUDA::default()
+            .with_device_id(id)
+            // Clips have many lengths; trying every algorithm for each would take longer than it saves.
+            .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic)
+            .with_arena_extend_strategy(ep::ArenaExtendStrategy::SameAsRequested);
+        if let Some(bytes) = self.device.cuda_memory {
+            cuda = cuda.with_memory_limit(bytes);
+        }
+        let cuda = cuda.build().error_on_failure();
+        let refused = |reason: String| LoadError::Device(RuntimeError::NoCuda { reason });
+        builder.with_execution_providers([cuda]).map_err(|error| refused(error.to_string()))
+    }
+
+    fn options(&self) -> Result<SessionBuilder, String> {
         let text = |error: ort::Error| error.to_string();
         Session::builder(&self.environment)
             .map_err(text)?
@@ -142,37 +193,43 @@ impl Runtime {
             // A plan is kept for every shape ever seen, and clips have as many lengths as there are clips: it would grow for
             // as long as the process lives. Without it runs are as fast (52 ms for a clip of 3 s, both ways).
             .with_memory_pattern(false)
-            .map_err(|error| error.to_string())?
-            .commit_from_memory(model)
-            .map_err(text)
+            .map_err(|error| error.to_string())
     }
+}
+
+fn commit(mut builder: SessionBuilder, model: &[u8]) -> Result<Session, String> {
+    builder.commit_from_memory(model).map_err(|error| error.to_string())
+}
+
+/// Whether the library was built with CUDA; the driver may still be missing.
+fn has_cuda() -> bool {
+    ep::CUDA::is_available().unwrap_or(false)
 }
 
 const OUTPUT: &str = "embedding";
 
-struct OnnxBackend {
-    speech: Session,
-    text: Session,
+struct Tower {
+    session: Session,
     dimension: usize,
 }
 
-impl Backend for OnnxBackend {
+impl Backend for Tower {
     fn run(&mut self, batch: &Batch, cancel: &Cancel) -> Result<Vec<Embedding>, RunError> {
         if cancel.is_cancelled() {
             return Err(RunError::Cancelled);
         }
         let fail = |error: ort::Error| RunError::Runtime(error.to_string());
         let rows = batch.rows();
-        let (session, inputs) = match batch {
+        let inputs = match batch {
             Batch::Speech { waveforms, lengths, samples } => {
                 let waveforms = Tensor::from_array(([rows, *samples], waveforms.clone())).map_err(fail)?;
                 let lengths = Tensor::from_array(([rows], lengths.clone())).map_err(fail)?;
-                (&mut self.speech, ort::inputs!["waveform" => waveforms, "length" => lengths])
+                ort::inputs!["waveform" => waveforms, "length" => lengths]
             }
             Batch::Text { ids, mask, tokens } => {
                 let ids = Tensor::from_array(([rows, *tokens], ids.clone())).map_err(fail)?;
                 let mask = Tensor::from_array(([rows, *tokens], mask.clone())).map_err(fail)?;
-                (&mut self.text, ort::inputs!["input_ids" => ids, "attention_mask" => mask])
+                ort::inputs!["input_ids" => ids, "attention_mask" => mask]
             }
         };
         let options = Arc::new(RunOptions::new().map_err(fail)?);
@@ -181,7 +238,7 @@ impl Backend for OnnxBackend {
             move || {
                 let _ = stop.terminate();
             },
-            || session.run_with_options(inputs, &options),
+            || self.session.run_with_options(inputs, &options),
         );
         let outputs = match result {
             Ok(outputs) => outputs,

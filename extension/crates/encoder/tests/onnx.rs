@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use esr_audio::Waveform;
 use esr_encoder::bundle::{GOLDEN_FILE, MANIFEST_FILE, SPEECH_FILE, TEXT_FILE, sha256_hex};
 use esr_encoder::golden::{self, Generator};
-use esr_encoder::{Bundle, Cancel, Embedding, Encoder, Runtime, RuntimeError, runtime};
+use esr_encoder::{Batch, Bundle, Cancel, Embedding, Encoder, Runtime, RuntimeError, runtime};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
@@ -58,6 +58,40 @@ fn answers_do_not_depend_on_batch_mates_and_do_depend_on_the_input() {
         let length: f64 = embedding.as_slice().iter().map(|value| f64::from(*value).powi(2)).sum();
         assert!((length - 1.0).abs() < 1e-6);
     }
+}
+
+/// Rows of the default bundle, alone and beside the longest that batches allow, and beside some that they do not.
+#[test]
+fn the_default_bundle_masks_padding() {
+    let Some(runtime) = onnx_runtime() else { return };
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../models/default");
+    let mut parts = Encoder::load(&Bundle::open(&folder).unwrap(), &runtime).unwrap().into_parts();
+    let cancel = Cancel::default();
+    let clips: Vec<Waveform> =
+        [(100.0, 1.0), (220.0, 1.1), (150.0, 2.9), (90.0, 3.2)].map(|(hz, seconds)| clip(hz, seconds)).into();
+    let samples: Vec<&[f32]> = clips.iter().map(Waveform::samples).collect();
+    let mut speech = |rows: &[&[f32]]| parts.towers.speech.run(&Batch::speech(rows), &cancel).unwrap();
+    let together = speech(&samples);
+    for (row, together) in samples.iter().zip(&together) {
+        check_mates(&speech(&[row])[0], together);
+    }
+    assert!(together[0].cosine_distance(&together[3]) > 1e-3);
+    let texts =
+        ["whispering", "bored", "a very long description of somebody who speaks slowly, and rather sadly", "shouting!"];
+    let tokens: Vec<Vec<i64>> = texts.iter().map(|text| parts.preparer.text(text).unwrap()).collect();
+    let tokens: Vec<&[i64]> = tokens.iter().map(Vec::as_slice).collect();
+    let mut text = |rows: &[&[i64]]| parts.towers.text.run(&Batch::text(rows), &cancel).unwrap();
+    let together = text(&tokens);
+    for (row, together) in tokens.iter().zip(&together) {
+        check_mates(&text(&[row])[0], together);
+    }
+}
+
+/// The promise of README: cosine distance under 1e-6, no element off by more than 1e-5.
+fn check_mates(alone: &Embedding, together: &Embedding) {
+    assert!(alone.cosine_distance(together) < 1e-6, "{:e}", alone.cosine_distance(together));
+    let off = alone.as_slice().iter().zip(together.as_slice()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(off < 1e-5, "{off:e}");
 }
 
 #[test]

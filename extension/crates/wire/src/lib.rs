@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 pub use serde_bytes::ByteBuf;
 
 /// Raised whenever a message changes shape; the two ends refuse each other when it differs.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 
 /// The embedder's socket, relative to the data directory (every backend's working directory, so that a long data
 /// directory cannot overflow the 108 bytes of `sun_path`).
@@ -22,15 +22,30 @@ pub const LOCK_FILE: &str = "esr_embedder.lock";
 /// No frame may be longer: PostgreSQL's own limit on one value is 1 GiB.
 pub const MAX_FRAME_BYTES: u32 = 1 << 30;
 
-/// What a backend asks for.
+/// What a backend asks for. New fields go to the end: bytes behind what an embedder knows are ignored, so that it still
+/// reads the greeting of a newer extension and can refuse it by its number.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Request {
     /// Chosen by the caller, repeated in the response.
     pub id: u64,
-    /// Milliseconds the caller will wait, if it has a limit.
+    /// Milliseconds the caller will wait, if it has a limit: what is left of its `statement_timeout`, or less.
     pub timeout_ms: Option<u32>,
     /// The question itself.
     pub body: RequestBody,
+    /// How urgent it is.
+    pub class: Class,
+    /// Oid of the role that asks; roles take turns.
+    pub role: u32,
+}
+
+/// How urgent a request is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Class {
+    /// Somebody waits for the answer.
+    #[default]
+    Interactive,
+    /// Bulk work in the background, which gives way to interactive requests.
+    Backfill,
 }
 
 /// The questions the embedder answers.
@@ -64,6 +79,26 @@ pub enum RequestBody {
     },
     /// Counters since start.
     Status,
+    /// What an audio file holds.
+    AudioInfo {
+        /// A whole audio file.
+        clip: ByteBuf,
+        /// What the caller's settings allow.
+        limits: AudioLimits,
+    },
+    /// One embedding for each window of a recording.
+    EmbedSegments {
+        /// Bundle name, a folder of the model directory.
+        model: String,
+        /// A whole audio file.
+        clip: ByteBuf,
+        /// Length of a window, seconds.
+        window: f64,
+        /// From the start of one window to that of the next, seconds.
+        hop: f64,
+        /// What the caller's settings allow.
+        limits: AudioLimits,
+    },
 }
 
 /// Bounds on one clip, checked before and while decoding.
@@ -120,6 +155,30 @@ pub enum ResponseBody {
     },
     /// Answer to [`RequestBody::Status`].
     Status(Status),
+    /// Answer to [`RequestBody::AudioInfo`].
+    AudioInfo {
+        /// File format, such as `wav`.
+        container: String,
+        /// Codec, such as `pcm_s16le`.
+        codec: String,
+        /// Samples per second and channel.
+        rate: u32,
+        /// Channels.
+        channels: u16,
+        /// Samples per channel.
+        frames: u64,
+    },
+    /// Answer to [`RequestBody::EmbedSegments`].
+    Segments {
+        /// Identity of the model.
+        tag: u64,
+        /// Elements per embedding.
+        dimension: u32,
+        /// Start and end of each window, seconds, and whether it has an embedding, which silence has not.
+        windows: Vec<(f64, f64, bool)>,
+        /// The embeddings of the windows that have one, in order.
+        values: Vec<f32>,
+    },
 }
 
 /// Counters of one embedder process.
@@ -135,13 +194,29 @@ pub struct Status {
     pub failures: u64,
     /// Requests whose caller left before the answer.
     pub cancelled: u64,
+    /// Requests refused because the queue or the memory for requests was full.
+    pub refused: u64,
+    /// Requests given up because their caller's time was over.
+    pub expired: u64,
     /// Texts embedded.
     pub texts: u64,
     /// Clips embedded.
     pub clips: u64,
     /// ONNX Runtime calls.
     pub batches: u64,
-    /// Execution provider in use, such as `cpu`.
+    /// Rows (texts and windows of clips) in them.
+    pub rows: u64,
+    /// Calls that failed and were tried again with half of the rows.
+    pub halved: u64,
+    /// Requests that wait in the queue now.
+    pub queued: u32,
+    /// Batches that are being computed now.
+    pub running: u32,
+    /// Resident memory of the process, bytes.
+    pub memory: u64,
+    /// The most it has been, bytes.
+    pub peak_memory: u64,
+    /// Where the loaded models run, such as `cpu` or `cuda:0`; empty while none is loaded.
     pub device: String,
     /// Names of the bundles in memory.
     pub models: Vec<String>,
@@ -241,7 +316,11 @@ pub fn write<M: Serialize>(stream: &mut impl Write, message: &M) -> Result<(), F
 pub fn read<M: DeserializeOwned>(stream: &mut impl Read) -> Result<M, FrameError> {
     let mut prefix = [0u8; 4];
     stream.read_exact(&mut prefix)?;
-    let length = frame_length(prefix)?;
+    read_payload(stream, frame_length(prefix)?)
+}
+
+/// Reads the message behind a frame's length from a blocking stream.
+pub fn read_payload<M: DeserializeOwned>(stream: &mut impl Read, length: usize) -> Result<M, FrameError> {
     // Grows with what really arrives, so a lying length costs nothing.
     let mut payload = Vec::new();
     let got = stream.take(length as u64).read_to_end(&mut payload)?;
@@ -266,11 +345,19 @@ mod tests {
     #[test]
     fn messages_survive_the_trip_and_truncation_is_an_error() {
         let limits = AudioLimits { max_bytes: 1, max_seconds: 2.5, max_channels: 3, max_rate: 4 };
-        check(Request { id: 7, timeout_ms: None, body: RequestBody::Hello { protocol: PROTOCOL_VERSION } });
+        check(Request {
+            id: 7,
+            timeout_ms: None,
+            body: RequestBody::Hello { protocol: PROTOCOL_VERSION },
+            class: Class::Interactive,
+            role: 10,
+        });
         check(Request {
             id: u64::MAX,
             timeout_ms: Some(10),
             body: RequestBody::EmbedSpeech { model: "m".into(), clips: vec![ByteBuf::from(vec![0u8, 255])], limits },
+            class: Class::Backfill,
+            role: u32::MAX,
         });
         check(Response {
             id: 1,
@@ -285,6 +372,15 @@ mod tests {
                 hint: Some("y".into()),
             }),
         });
+    }
+
+    #[test]
+    fn an_embedder_reads_the_greeting_of_a_newer_extension() {
+        let greeting = RequestBody::Hello { protocol: 3 };
+        let request = Request { id: 1, timeout_ms: None, body: greeting, class: Class::Interactive, role: 0 };
+        let mut payload = encode(&request).unwrap()[4..].to_vec();
+        payload.extend([1, 2, 3]);
+        assert_eq!(decode::<Request>(&payload).unwrap(), request);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use esr_wire::{AudioLimits, ByteBuf, Failure, PROTOCOL_VERSION, Request, RequestBody, Response, ResponseBody};
+use esr_wire::{AudioLimits, ByteBuf, Class, Failure, PROTOCOL_VERSION, Request, RequestBody, Response, ResponseBody};
 
 pub const LIMITS: AudioLimits =
     AudioLimits { max_bytes: 8 << 20, max_seconds: 120.0, max_channels: 8, max_rate: 96_000 };
@@ -44,6 +44,11 @@ impl Server {
     }
 
     pub fn start_with(library: &Path) -> Self {
+        Self::start_queue(library, 1_000)
+    }
+
+    /// With room for so many waiting requests.
+    pub fn start_queue(library: &Path, queue: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let models = folder.path().join("models");
         std::fs::create_dir(&models).unwrap();
@@ -51,7 +56,7 @@ impl Server {
             std::os::unix::fs::symlink(fixture(&format!("{name}-bundle")), models.join(name)).unwrap();
         }
         let child = Command::new(env!("CARGO_BIN_EXE_esr-embedder"))
-            .args(["serve", "--watch-stdin", "--threads", "1", "--socket"])
+            .args(["serve", "--watch-stdin", "--threads", "1", "--queue", &queue.to_string(), "--socket"])
             .arg(folder.path().join("socket"))
             .arg("--model-directory")
             .arg(models)
@@ -86,10 +91,18 @@ impl Server {
 
     /// A connection that has greeted.
     pub fn client(&self) -> Client {
-        let mut client = Client { stream: self.connect(), next_id: 1 };
+        let mut client = Client { stream: self.connect(), class: Class::Interactive, role: 10, next_id: 1 };
         let hello = client.ask(RequestBody::Hello { protocol: PROTOCOL_VERSION }).unwrap();
         assert!(matches!(hello, ResponseBody::Hello { protocol: PROTOCOL_VERSION, .. }));
         client
+    }
+
+    /// Processor time of the server so far, in ticks of 1/100 s.
+    pub fn ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        // Behind the command in parentheses: state is field 3, utime 14 and stime 15.
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
     }
 
     pub fn signal(&self, signal: rustix::process::Signal) {
@@ -107,14 +120,22 @@ impl Drop for Server {
 
 pub struct Client {
     pub stream: UnixStream,
+    pub class: Class,
+    pub role: u32,
     next_id: u64,
+}
+
+/// A request of the role 10.
+pub fn request(id: u64, timeout_ms: Option<u32>, body: RequestBody) -> Request {
+    Request { id, timeout_ms, body, class: Class::Interactive, role: 10 }
 }
 
 impl Client {
     pub fn send(&mut self, body: RequestBody, timeout_ms: Option<u32>) -> u64 {
         let id = self.next_id;
         self.next_id += 1;
-        esr_wire::write(&mut self.stream, &Request { id, timeout_ms, body }).unwrap();
+        let request = Request { class: self.class, role: self.role, ..request(id, timeout_ms, body) };
+        esr_wire::write(&mut self.stream, &request).unwrap();
         id
     }
 

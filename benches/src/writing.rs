@@ -1,0 +1,119 @@
+//! How fast clips get into a table: COPY and row by row, in both modes, beside what the embedder does on the same machine.
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use clap::Args;
+use esr_tests::cluster::{Cluster, Options, wait_until};
+use serde_json::json;
+
+use crate::latency::sound;
+
+/// What to write.
+#[derive(Args)]
+pub struct WritingArguments {
+    /// Clips written in each way.
+    #[arg(long, default_value_t = 400)]
+    clips: usize,
+    /// Length of a clip, seconds.
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f32,
+    /// Connections that insert row by row.
+    #[arg(long, default_value_t = 32)]
+    connections: usize,
+}
+
+/// Measures on a private cluster; prints a table, then the same as one JSON object.
+pub fn run(arguments: &WritingArguments) -> Result<()> {
+    let options = Options::default().set("autovacuum", "off").set("max_connections", arguments.connections + 20);
+    let cluster = Cluster::start(options)?;
+    let mut session = cluster.connect()?;
+    session.batch_execute(
+        "CREATE EXTENSION esr;
+         CREATE TABLE sync (id int, audio bytea, style esr_vector);
+         CREATE TABLE queue (id int, audio bytea, style esr_vector);
+         CREATE TABLE bare (id int, audio bytea);
+         SELECT esr_attach('sync', 'audio', 'style', 'sync'), esr_attach('queue', 'audio', 'style', 'queue');",
+    )?;
+    let clips: Vec<Vec<u8>> =
+        (0..arguments.clips).map(|i| sound(90.0 + 0.5 * i as f32, arguments.seconds)).collect::<Result<_>>()?;
+    session.query_one("SELECT esr_embed_speech($1::bytea) IS NOT NULL", &[&clips[0]])?;
+
+    copy(&mut session, "bare", &clips)?;
+    let arrays = time(|| {
+        // What the embedder gives to somebody who only asks: arrays of 32, nothing stored.
+        session.batch_execute(
+            "SELECT count(esr_embed_speech(a)) FROM (SELECT array_agg(audio) a FROM bare GROUP BY id / 32) b",
+        )?;
+        Ok(())
+    })?;
+    let sync_copy = time(|| copy(&mut session, "sync", &clips))?;
+    let queue_copy = time(|| copy(&mut session, "queue", &clips))?;
+    let queue_done = queue_copy
+        + time(|| {
+            wait_until(Duration::from_secs(3600), || pending(&mut session).is_ok_and(|rows| rows == 0))
+                .context("the queue is not drained")
+        })?;
+    let rows = time(|| row_by_row(&cluster, arguments.connections, &clips))?;
+
+    let rate = |time: Duration| arguments.clips as f64 / time.as_secs_f64();
+    println!("{} clips of {} s; clips/s:", arguments.clips, arguments.seconds);
+    println!("  esr_embed_speech of arrays, nothing stored   {:8.1}", rate(arrays));
+    println!("  COPY, mode sync                              {:8.1}", rate(sync_copy));
+    println!("  COPY, mode queue, until the last vector      {:8.1}", rate(queue_done));
+    println!("  INSERT by {:2} connections, mode sync          {:8.1}", arguments.connections, rate(rows));
+    println!("  COPY, mode queue, until the commit           {:8.1}", rate(queue_copy));
+    println!(
+        "{}",
+        json!({
+            "clips": arguments.clips, "seconds": arguments.seconds, "connections": arguments.connections,
+            "arrays_per_s": rate(arrays), "copy_sync_per_s": rate(sync_copy), "copy_queue_per_s": rate(queue_done),
+            "rows_sync_per_s": rate(rows), "processors": crate::measure::processors(),
+        })
+    );
+    Ok(())
+}
+
+fn time(work: impl FnOnce() -> Result<()>) -> Result<Duration> {
+    let start = Instant::now();
+    work()?;
+    Ok(start.elapsed())
+}
+
+fn pending(session: &mut postgres::Client) -> Result<i64> {
+    Ok(session.query_one("SELECT count(*) FROM queue WHERE style IS NULL", &[])?.get(0))
+}
+
+fn copy(session: &mut postgres::Client, table: &str, clips: &[Vec<u8>]) -> Result<()> {
+    let mut writer = session.copy_in(&format!("COPY {table} (id, audio) FROM STDIN (FORMAT binary)"))?;
+    writer.write_all(b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0")?;
+    for (id, clip) in clips.iter().enumerate() {
+        writer.write_all(&2i16.to_be_bytes())?;
+        writer.write_all(&4i32.to_be_bytes())?;
+        writer.write_all(&(id as i32).to_be_bytes())?;
+        writer.write_all(&(clip.len() as i32).to_be_bytes())?;
+        writer.write_all(clip)?;
+    }
+    writer.write_all(&(-1i16).to_be_bytes())?;
+    writer.finish()?;
+    Ok(())
+}
+
+fn row_by_row(cluster: &Cluster, connections: usize, clips: &[Vec<u8>]) -> Result<()> {
+    std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..connections)
+            .map(|first| {
+                scope.spawn(move || -> Result<()> {
+                    let mut session = cluster.connect()?;
+                    let insert = session.prepare("INSERT INTO sync (id, audio) VALUES ($1, $2)")?;
+                    for (id, clip) in clips.iter().enumerate().skip(first).step_by(connections) {
+                        session.execute(&insert, &[&(id as i32), clip])?;
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        writers.into_iter().try_for_each(|writer| writer.join().expect("a writer panicked"))
+    })
+}
