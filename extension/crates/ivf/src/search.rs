@@ -8,6 +8,7 @@
 //! list, or to a list with a higher number, which is read after the list it came from), and a changed version on a list's
 //! head says that it happened; what is then seen twice is measured once.
 
+use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashSet, VecDeque};
 use std::sync::Arc;
 
@@ -112,13 +113,13 @@ impl PartialEq for Measured {
 impl Eq for Measured {}
 
 impl PartialOrd for Measured {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
 impl Ord for Measured {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+    fn cmp(&self, other: &Self) -> Ordering {
         other.distance.total_cmp(&self.distance).then_with(|| other.row.cmp(&self.row))
     }
 }
@@ -386,7 +387,11 @@ impl Search {
     fn may_be_next(&self, score: f32) -> bool {
         let margin = self.prepared.as_ref().expect("see next").margin;
         let best = self.ready.peek();
-        best.is_none_or(|best| score + margin >= score_of(self.structure.metric, best.distance, self.squared))
+        best.is_none_or(|best| {
+            let threshold = score_of(self.structure.metric, best.distance, self.squared);
+            // An estimate that is no number says nothing.
+            (score + margin).partial_cmp(&threshold) != Some(Ordering::Less)
+        })
     }
 
     /// After all rows with a distance: those whose distance is no number, then those whose column is NULL.
