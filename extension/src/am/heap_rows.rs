@@ -49,7 +49,7 @@ impl HeapRows {
     /// `table` is open and stays so while the value is used.
     pub unsafe fn of(table: pg_sys::Relation) -> Option<Self> {
         // SAFETY: as the caller says.
-        let is_heap = unsafe { (*(*table).rd_rel).relam == pg_sys::Oid::from(pg_sys::HEAP_TABLE_AM_OID) };
+        let is_heap = unsafe { (*(*table).rd_rel).relam == pg_sys::HEAP_TABLE_AM_OID };
         let tuple = pg_sys::HeapTupleData::default();
         is_heap.then(|| {
             // SAFETY: as the caller says.

@@ -65,7 +65,7 @@ pub fn embed(request: Request, caller: &Caller, shared: &Shared) -> Result<Respo
             let model = shared.models.get(&model)?;
             let clip = {
                 let _place = shared.decoders.enter(|| caller.check_wanted())?;
-                waveform(&clip, &limits, &model)?
+                decode(&clip, &limits, &model)?
             };
             embed_segments(&model, &clip, (window, hop), Pipeline::new(&model, &shared.speech, origin, caller, 1))
         }
@@ -89,14 +89,12 @@ fn embed_segments(
     let mut first = 0;
     for spans in spans.chunks(most) {
         pipeline.caller.check_wanted()?;
-        let mut part = Part { inputs: Vec::new(), rows: Vec::new(), first };
+        let mut part = Part { first, ..Part::default() };
         for span in spans {
             let sound = segments::cut(clip, *span);
             windows.push((seconds(span.0), seconds(span.1), sound.is_some()));
             if let Some(sound) = sound {
-                let rows = rows_of(sound, model)?;
-                part.rows.push(rows.len());
-                part.inputs.extend(rows.into_iter().map(Input::Speech));
+                part.add(sound, model)?;
             }
         }
         first += part.rows.len();
@@ -108,12 +106,24 @@ fn embed_segments(
 }
 
 /// Rows of some items of a request.
+#[derive(Default)]
 struct Part {
     inputs: Vec<Input>,
     /// Rows of each item.
     rows: Vec<usize>,
     /// Position of the first item in the request.
     first: usize,
+}
+
+impl Part {
+    /// Adds a clip's windows.
+    fn add(&mut self, clip: Waveform, model: &Model) -> Result<(), Failure> {
+        let windows = model.preparer.speech(clip);
+        let windows = windows.map_err(|error| failure(FailureKind::Internal, error.to_string()))?;
+        self.rows.push(windows.len());
+        self.inputs.extend(windows.into_iter().map(Input::Speech));
+        Ok(())
+    }
 }
 
 fn text_part(texts: &[String], first: usize, model: &Model) -> Result<Part, Failure> {
@@ -134,7 +144,7 @@ fn speech_part(
     caller: &Caller,
     decoders: &Gate,
 ) -> Result<Part, Stop> {
-    let mut part = Part { inputs: Vec::new(), rows: Vec::new(), first: 0 };
+    let mut part = Part::default();
     let mut seconds = 0.0;
     for (item, bytes) in clips {
         caller.check_wanted()?;
@@ -142,10 +152,9 @@ fn speech_part(
             part.first = item;
         }
         let _place = decoders.enter(|| caller.check_wanted())?;
-        let (windows, length) = decode(&bytes, limits, model).map_err(|failure| of_item(failure, item))?;
-        seconds += length;
-        part.rows.push(windows.len());
-        part.inputs.extend(windows.into_iter().map(Input::Speech));
+        let clip = decode(&bytes, limits, model).map_err(|failure| of_item(failure, item))?;
+        seconds += clip.seconds();
+        part.add(clip, model)?;
         if part.rows.len() == CLIPS_AT_ONCE || seconds >= SECONDS_AT_ONCE {
             break;
         }
@@ -153,26 +162,14 @@ fn speech_part(
     Ok(part)
 }
 
-/// The windows of a clip, and its length in seconds.
-fn decode(bytes: &[u8], limits: &AudioLimits, model: &Model) -> Result<(Vec<Vec<f32>>, f64), Failure> {
-    let clip = waveform(bytes, limits, model)?;
-    let seconds = clip.seconds();
-    Ok((rows_of(clip, model)?, seconds))
-}
-
-fn waveform(bytes: &[u8], limits: &AudioLimits, model: &Model) -> Result<Waveform, Failure> {
-    let pcm = esr_audio::decode(bytes, &bounds(limits)).map_err(|error| failure::decoding(&error))?;
-    pcm.to_model_rate(model.preparer.sample_rate()).map_err(|error| failure::waveform(&error))
-}
-
-/// What the model is shown of a clip: the whole of it, or windows of one that is longer than the model takes.
-fn rows_of(clip: Waveform, model: &Model) -> Result<Vec<Vec<f32>>, Failure> {
-    model.preparer.speech(clip).map_err(|error| failure(FailureKind::Internal, error.to_string()))
-}
-
 fn bounds(limits: &AudioLimits) -> Limits {
     let AudioLimits { max_bytes, max_seconds, max_channels, max_rate } = *limits;
     Limits { max_bytes, max_seconds, max_channels, max_rate }
+}
+
+fn decode(bytes: &[u8], limits: &AudioLimits, model: &Model) -> Result<Waveform, Failure> {
+    let pcm = esr_audio::decode(bytes, &bounds(limits)).map_err(|error| failure::decoding(&error))?;
+    pcm.to_model_rate(model.preparer.sample_rate()).map_err(|error| failure::waveform(&error))
 }
 
 /// Parts of one request on their way through a lane: one is computed while the next is prepared.
@@ -197,9 +194,12 @@ impl<'a> Pipeline<'a> {
         Self { model, lane, origin, caller, running: None, values }
     }
 
-    /// Queues a part, then waits for the one before it.
+    /// Queues a part, if there is something in it, then waits for the one before it.
     fn push(&mut self, part: Part) -> Result<(), Stop> {
         let Part { inputs, rows, first } = part;
+        if inputs.is_empty() {
+            return Ok(());
+        }
         let ticket = self.caller.ticket(inputs.len());
         let job = self.lane.submit(self.model, self.origin, inputs, ticket)?;
         self.origin.goes_on = true;

@@ -52,7 +52,10 @@ struct Near {
 
 impl Near {
     fn fill(&mut self, lists: &[ListScore], first: usize, score: f32) {
-        (self.places.clear(), self.centres.clear(), self.inverses.clear(), self.rows.clear());
+        self.places.clear();
+        self.centres.clear();
+        self.inverses.clear();
+        self.rows.clear();
         for (place, list) in lists.iter().enumerate().skip(first) {
             if list.centre + FAR * list.deviation > score {
                 self.places.push(place as u32);
