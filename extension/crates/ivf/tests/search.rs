@@ -37,6 +37,22 @@ fn recall_is_what_was_asked_for() {
 }
 
 #[test]
+fn a_thousand_rows_are_found_as_well_as_ten() {
+    let source = Source::clustered(96, 32, 400, 31);
+    let table = table(&source, 30_000, 32);
+    let store = built(&table, &options(Metric::Cosine, 96));
+    let mut r = random(33);
+    let mut query = |number: usize| if number % 2 == 0 { source.row(&mut r) } else { source.beside(&mut r) };
+    let queries: Vec<Vec<f32>> = (0..60).map(&mut query).collect();
+    for target in [0.8, 0.95] {
+        let got = recall(&store, &table, Metric::Cosine, &queries, target, 1000, |_| true);
+        println!("target {target}: {got:.4}");
+        // The calibration aims a little higher than the target; one that does not see every step of a search falls below it.
+        assert!(got >= target, "target {target}: {got}");
+    }
+}
+
+#[test]
 fn target_one_is_exact() {
     let source = Source::clustered(24, 8, 20, 4);
     let table = table(&source, 3000, 5);
