@@ -87,12 +87,23 @@ fn database_name(clips: Option<&Path>) -> Result<String> {
     Ok(format!("demo_{plain:.40}_{:08x}", std::hash::Hasher::finish(&hash) as u32))
 }
 
+/// Makes the database unless it is there; one that was made with another version of the extension or of the model is made anew.
 fn create_database(cluster: &Cluster, name: &str) -> Result<()> {
+    let made_with = [include_str!("../../sql/esr--0.1.0.sql"), include_str!("../../models/default/manifest.toml")];
+    let mut hash = std::hash::DefaultHasher::new();
+    std::hash::Hash::hash(&made_with, &mut hash);
+    let mark = format!("esr-demo {:016x}", std::hash::Hasher::finish(&hash));
     let mut session = cluster.connect()?;
-    if session.query_opt("SELECT FROM pg_database WHERE datname = $1", &[&name])?.is_none() {
-        session.batch_execute(&format!("CREATE DATABASE \"{name}\""))?;
+    let known = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = $1";
+    if let Some(row) = session.query_opt(known, &[&name])? {
+        if row.get::<_, Option<String>>(0).as_ref() == Some(&mark) {
+            return Ok(());
+        }
+        println!("the clips are embedded anew: the extension or its model is another version than the last time");
+        session.batch_execute(&format!("DROP DATABASE \"{name}\" WITH (FORCE)"))?;
     }
-    Ok(())
+    session.batch_execute(&format!("CREATE DATABASE \"{name}\""))?;
+    Ok(session.batch_execute(&format!("COMMENT ON DATABASE \"{name}\" IS '{mark}'"))?)
 }
 
 fn print_how_to_go_on(cluster: &Cluster, database: &str) {
