@@ -42,7 +42,7 @@ fn a_thousand_rows_are_found_as_well_as_ten() {
     let table = table(&source, 30_000, 32);
     let store = built(&table, &options(Metric::Cosine, 96));
     let mut r = random(33);
-    let mut query = |number: usize| if number % 2 == 0 { source.row(&mut r) } else { source.beside(&mut r) };
+    let mut query = |number: usize| if number.is_multiple_of(2) { source.row(&mut r) } else { source.beside(&mut r) };
     let queries: Vec<Vec<f32>> = (0..60).map(&mut query).collect();
     for target in [0.8, 0.95] {
         let got = recall(&store, &table, Metric::Cosine, &queries, target, 1000, |_| true);
