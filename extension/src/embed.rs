@@ -24,9 +24,10 @@ sql_function!(esr_embed_speech_array, speech_array);
 /// Texts in one request.
 const TEXTS_PER_REQUEST: usize = 256;
 
-/// Clips in one request, and the bytes after which a request gets no further clip.
-const CLIPS_PER_REQUEST: usize = 32;
-const BYTES_PER_REQUEST: usize = 32 << 20;
+/// Clips in one request.
+pub const CLIPS_PER_REQUEST: usize = 32;
+/// Bytes after which a request gets no further clip.
+pub const BYTES_PER_REQUEST: usize = 32 << 20;
 
 fn text(call: &Call) -> Result<Datum, SqlError> {
     if let Some(again) = Latest::answer(call) {

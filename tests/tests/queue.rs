@@ -4,24 +4,12 @@ mod common;
 
 use std::time::Duration;
 
-use common::{cluster, cluster_with, state, tone, words};
-use esr_tests::cluster::{Cluster, Options, Stop, wait_until};
+use common::{attached, cluster_with, state, tone, words};
+use esr_tests::cluster::{Options, Stop, wait_until};
 use postgres::Client;
 
 fn number(session: &mut Client, sql: &str) -> i64 {
     session.query_one(sql, &[]).unwrap().get(0)
-}
-
-fn attached() -> (Cluster, Client) {
-    let cluster = cluster();
-    let mut session = cluster.connect().unwrap();
-    session
-        .batch_execute(
-            "CREATE TABLE clips (id int PRIMARY KEY, note text, audio bytea, style esr_vector(8));
-             SELECT esr_attach('clips', 'audio', 'style', mode => 'queue');",
-        )
-        .unwrap();
-    (cluster, session)
 }
 
 fn insert(session: &mut Client, ids: std::ops::RangeInclusive<i32>) {
@@ -56,7 +44,10 @@ fn check_all(session: &mut Client) {
 
 #[test]
 fn rows_are_there_at_once_and_get_their_vectors_later() {
-    let (cluster, mut session) = attached();
+    let (cluster, mut session) = attached("queue");
+    // Two workers may each embed the same clips, and sometimes do.
+    session.batch_execute("ALTER SYSTEM SET esr.queue_workers = 1").unwrap();
+    session.batch_execute("SELECT pg_reload_conf()").unwrap();
     session.batch_execute("BEGIN").unwrap();
     insert(&mut session, 1..=40);
     session.batch_execute("INSERT INTO clips SELECT id + 100, NULL, audio FROM clips; COMMIT").unwrap();
@@ -93,7 +84,7 @@ fn rows_are_there_at_once_and_get_their_vectors_later() {
 
 #[test]
 fn failures_say_why_are_tried_again_and_hold_nobody_up() {
-    let (_cluster, mut session) = attached();
+    let (_cluster, mut session) = attached("queue");
     session
         .batch_execute("INSERT INTO clips (id, audio) SELECT i, '\\x00' FROM generate_series(1001, 1003) i")
         .unwrap();
@@ -150,7 +141,7 @@ fn failures_say_why_are_tried_again_and_hold_nobody_up() {
 
 #[test]
 fn what_happens_to_a_table_meanwhile() {
-    let (_cluster, mut session) = attached();
+    let (_cluster, mut session) = attached("queue");
     session
         .batch_execute(
             r#"CREATE ROLE boss; GRANT CREATE ON SCHEMA public TO boss; GRANT SELECT ON clips TO boss;
@@ -205,7 +196,7 @@ fn what_happens_to_a_table_meanwhile() {
 
 #[test]
 fn a_clip_that_changes_while_it_is_embedded_keeps_no_stale_vector() {
-    let (cluster, mut session) = attached();
+    let (cluster, mut session) = attached("queue");
     let clips: Vec<Vec<u8>> = (0..20).map(|i| tone(100.0 + i as f32 * 31.0, 0.2)).collect();
     insert(&mut session, 1..=20);
     let mut other = cluster.connect().unwrap();

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{cluster, embed_speech, same, state, tone, words};
+use common::{attached, cluster, embed_speech, same, state, tone, words};
 use postgres::{Client, error::SqlState};
 
 fn requests(session: &mut Client) -> i64 {
@@ -11,14 +11,7 @@ fn requests(session: &mut Client) -> i64 {
 
 #[test]
 fn inserted_and_changed_audio_is_embedded_and_nothing_else_is() {
-    let cluster = cluster();
-    let mut session = cluster.connect().unwrap();
-    session
-        .batch_execute(
-            "CREATE TABLE clips (id int PRIMARY KEY, note text, audio bytea, style esr_vector(8));
-             SELECT esr_attach('clips', 'audio', 'style', mode => 'sync');",
-        )
-        .unwrap();
+    let (_cluster, mut session) = attached("sync");
     let (a, b) = (tone(150.0, 0.5), tone(1500.0, 0.5));
     session.execute("INSERT INTO clips VALUES (1, 'a', $1), (2, 'b', $2), (3, 'none', NULL)", &[&a, &b]).unwrap();
     let style = |session: &mut Client, id: i32| -> Option<Vec<f32>> {

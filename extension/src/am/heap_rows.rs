@@ -149,12 +149,6 @@ unsafe fn pin(table: pg_sys::Relation, recent: &RecentBuffers, row: RowId) -> pg
 /// `page` is a whole page. Not read here: a row id from a damaged index may point beyond the page's end.
 unsafe fn line_pointer(page: pg_sys::Page, row: RowId) -> *const pg_sys::ItemIdData {
     let most = (pg_sys::BLCKSZ as usize - std::mem::offset_of!(pg_sys::PageHeaderData, pd_linp)) / 4;
-    let place = usize::from(row.offset).clamp(1, most) - 1;
     // SAFETY: within the page.
-    unsafe {
-        page.cast::<u8>()
-            .add(std::mem::offset_of!(pg_sys::PageHeaderData, pd_linp))
-            .cast::<pg_sys::ItemIdData>()
-            .add(place)
-    }
+    unsafe { pg_sys::PageGetItemId(page, row.offset.clamp(1, most as u16)) }
 }

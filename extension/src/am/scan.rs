@@ -10,6 +10,7 @@ use pgrx::{PgMemoryContexts, pg_sys};
 
 use super::exact::{Distances, TableVectors};
 use super::key::Space;
+use super::pages::IndexPages;
 use super::relation::{Index, item_pointer, metric_of};
 use super::{IndexError, cache, or_raise, pg_missing};
 use crate::datum;
@@ -28,6 +29,7 @@ struct Scan {
 struct Running {
     search: Search,
     distances: Distances,
+    pages: IndexPages,
 }
 
 /// Begins a scan; what to search for comes with [`amrescan`].
@@ -78,7 +80,8 @@ unsafe fn rescan(scan: &mut pg_sys::IndexScanDescData) -> Result<(), IndexError>
         if !pg_missing::is_mvcc(scan.xs_snapshot) {
             return Err(IndexError::NotMvcc { index: index.name() });
         }
-        let structure = cache::structure(index, &cache::pages(index))?;
+        let pages = cache::pages(index);
+        let structure = cache::structure(index, &pages)?;
         let order = &*scan.orderByData;
         if metric_of(order.sk_strategy) != Some(structure.metric()) {
             return Err(IndexError::NoOrder { index: index.name() });
@@ -103,7 +106,7 @@ unsafe fn rescan(scan: &mut pg_sys::IndexScanDescData) -> Result<(), IndexError>
         };
         let distances = Distances::new(vectors, query.elements, structure.metric());
         let options = SearchOptions { target_recall: settings::target_recall(), probes: settings::probes() };
-        state.running = Some(Running { search: Search::new(structure, query.elements, options), distances });
+        state.running = Some(Running { search: Search::new(structure, query.elements, options), distances, pages });
         state.is_counted = false;
         Ok(())
     }
@@ -128,7 +131,7 @@ pub unsafe extern "C-unwind" fn amgettuple(
             pg_missing::count_index_scan(scan.indexRelation);
             state.is_counted = true;
         }
-        let found = running.search.next(&cache::pages(index), &mut running.distances);
+        let found = running.search.next(&running.pages, &mut running.distances);
         let Some(Neighbor { row, .. }) = or_raise(found.map_err(IndexError::of(index))) else { return false };
         // Rows without a distance were not measured, so nobody has looked yet where they point.
         running.distances.require_in_table(row);

@@ -192,7 +192,7 @@ fn find(
 }
 
 fn block_of(version: &Version) -> i64 {
-    version.tid.trim_start_matches('(').split(',').next().and_then(|block| block.parse().ok()).unwrap_or(0)
+    rows::parse_tid(&version.tid).map_or(0, |row| row.block.into())
 }
 
 fn embed_batch(target: &Target, place: &Place, ours: Oid, batch: &[Waiting]) -> Result<Done, SqlError> {

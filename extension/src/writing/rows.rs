@@ -9,14 +9,12 @@ use pgrx::pg_sys::{self, Oid, TableAmRoutine};
 
 use crate::am::relation::{item_pointer, row_id};
 use crate::datum;
+use crate::embed::BYTES_PER_REQUEST;
+pub use crate::embed::CLIPS_PER_REQUEST;
 use crate::error::SqlError;
 use crate::vector::OwnedVector;
 use crate::writing::spi::{self, EQ, array_literal, column};
 use crate::writing::target::{Place, Target};
-
-/// Clips in one request, and the bytes after which a request gets no further clip.
-pub const CLIPS_PER_REQUEST: usize = 32;
-const BYTES_PER_REQUEST: i64 = 32 << 20;
 
 /// One version of a row.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -106,10 +104,15 @@ pub fn store(place: &Place, version: &Version, vector: &OwnedVector) -> Result<b
     Ok(changed == 1)
 }
 
+/// Reads a `tid` as PostgreSQL prints it.
+pub fn parse_tid(tid: &str) -> Option<esr_ivf::RowId> {
+    let (block, offset) = tid.trim_matches(['(', ')']).split_once(',')?;
+    Some(esr_ivf::RowId { block: block.parse().ok()?, offset: offset.parse().ok()? })
+}
+
 /// Where the newest version of a row lies that this transaction sees, if it was updated since it lay at `tid`.
 pub fn newest(relation: Oid, tid: &str) -> Option<String> {
-    let (block, offset) = tid.trim_matches(['(', ')']).split_once(',')?;
-    let row = esr_ivf::RowId { block: block.parse().ok()?, offset: offset.parse().ok()? };
+    let row = parse_tid(tid)?;
     let mut pointer = item_pointer(row);
     // SAFETY: the table is locked by the statement that wrote the row; everything opened here is closed here.
     unsafe {
@@ -159,7 +162,7 @@ pub fn describe(target: &Target, place: &Place, version: &Version) -> Result<Str
 pub fn batches(rows: &[Waiting]) -> Vec<&[Waiting]> {
     let (mut batches, mut start, mut bytes) = (Vec::new(), 0, 0);
     for (index, row) in rows.iter().enumerate() {
-        if index > start && (index - start >= CLIPS_PER_REQUEST || bytes + row.bytes > BYTES_PER_REQUEST) {
+        if index > start && (index - start >= CLIPS_PER_REQUEST || bytes + row.bytes > BYTES_PER_REQUEST as i64) {
             batches.push(&rows[start..index]);
             (start, bytes) = (index, 0);
         }
@@ -184,7 +187,7 @@ mod tests {
         };
         check(&[], &[]);
         check(&[1; 33], &[32, 1]);
-        check(&[BYTES_PER_REQUEST, 1, 1], &[1, 2]);
+        check(&[BYTES_PER_REQUEST as i64, 1, 1], &[1, 2]);
         check(&[1 << 30, 1 << 30], &[1, 1]);
     }
 }

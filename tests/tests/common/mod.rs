@@ -26,6 +26,16 @@ pub fn cluster_with(options: Options, more: &[(&str, &str)]) -> Cluster {
     cluster
 }
 
+/// The same with a table `clips` that is attached in a mode.
+pub fn attached(mode: &str) -> (Cluster, Client) {
+    let cluster = cluster();
+    let mut session = cluster.connect().unwrap();
+    let table = "CREATE TABLE clips (id int PRIMARY KEY, note text, audio bytea, style esr_vector(8))";
+    let attach = format!("SELECT esr_attach('clips', 'audio', 'style', mode => '{mode}')");
+    session.batch_execute(&format!("{table}; {attach};")).unwrap();
+    (cluster, session)
+}
+
 /// A WAV file: a tone of `hz` lasting `seconds`.
 pub fn tone(hz: f32, seconds: f32) -> Vec<u8> {
     let spec = hound::WavSpec {
