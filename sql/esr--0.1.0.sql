@@ -653,6 +653,11 @@ BEGIN
     PERFORM @extschema@.esr_dims('[0]');
     -- The model is fixed now, not looked up by each session: one column must not mix models.
     model := coalesce(model, current_setting('esr.default_model'));
+    IF NOT @extschema@.esr_may_use_model(model) THEN
+        RAISE EXCEPTION 'permission denied for model "%"', model
+            USING ERRCODE = 'insufficient_privilege',
+                  HINT = format('Its owner can GRANT USAGE ON FOREIGN SERVER %I TO a role.', model);
+    END IF;
     events := format('INSERT OR UPDATE OF %I, %I ON %s', audio_column, style_column, "table");
     waiting := format('%I IS NULL AND %I IS NOT NULL', style_column, audio_column);
     IF mode = 'queue' THEN
@@ -978,6 +983,15 @@ COMMENT ON COLUMN esr_stat_embedder.restarts IS 'how often an embedder ended by 
 COMMENT ON COLUMN esr_stat_embedder.last_failure IS 'why the last embedder ended, or could not be started';
 GRANT SELECT ON esr_stat_embedder TO pg_monitor;
 
+-- A foreign server of this wrapper stands for the model of its name: whoever has no USAGE on it may not use the model.
+CREATE FOREIGN DATA WRAPPER esr_model NO HANDLER NO VALIDATOR;
+COMMENT ON FOREIGN DATA WRAPPER esr_model IS
+    'CREATE SERVER name FOREIGN DATA WRAPPER esr_model; lets only those use the model of that name who are granted USAGE on the server; other models are everybody''s';
+
+CREATE FUNCTION esr_may_use_model(model text) RETURNS boolean
+    AS 'MODULE_PATHNAME' LANGUAGE c STABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION esr_may_use_model(text) IS 'whether the current user may use a model; see the foreign data wrapper esr_model';
+
 CREATE FUNCTION esr_list_models() RETURNS json
     AS 'MODULE_PATHNAME' LANGUAGE c VOLATILE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION esr_list_models() IS 'model bundles in esr.model_directory; what the view esr_models shows';
@@ -986,7 +1000,8 @@ CREATE VIEW esr_models AS
     SELECT m.name, m.version, m.dimension, m.tag, m.licence, m.description, m.problem
     FROM json_to_recordset(esr_list_models()) AS m(
         name text, version text, dimension integer, tag text, licence text, description text, problem text);
-COMMENT ON VIEW esr_models IS 'model bundles in esr.model_directory, as their manifests describe them';
+COMMENT ON VIEW esr_models IS
+    'model bundles in esr.model_directory that the current user may use, as their manifests describe them';
 COMMENT ON COLUMN esr_models.name IS 'name to use in esr.default_model and in the second argument of esr_embed_*';
 COMMENT ON COLUMN esr_models.version IS 'version in the manifest';
 COMMENT ON COLUMN esr_models.dimension IS 'elements of an embedding';

@@ -18,6 +18,7 @@ use crate::{
     changing_data::{self, copy_all, create_table},
     data::{self, DIMENSIONS, Dataset, QueryKind, Sizes},
     filtered::filtered,
+    limit::limit,
     measure::{Cost, Machine, cost_of, load_average},
     plot,
     progress::note,
@@ -213,7 +214,7 @@ fn measure_system(
     let mut variants: Vec<VariantReport> = Vec::new();
     for variant in &system.variants {
         questions.operator = variant.operator;
-        variants.push(measure_variant(cluster, variant, &questions)?);
+        variants.push(measure_variant(cluster, system, variant, &questions)?);
     }
     let mut report = SystemReport {
         name: system.name.to_string(),
@@ -254,7 +255,12 @@ fn cheapest_variant<'a>(system: &'a Description, reports: &[VariantReport]) -> O
     }
 }
 
-fn measure_variant(cluster: &Cluster, variant: &Variant, questions: &Questions<'_>) -> Result<VariantReport> {
+fn measure_variant(
+    cluster: &Cluster,
+    system: &Description,
+    variant: &Variant,
+    questions: &Questions<'_>,
+) -> Result<VariantReport> {
     note(&format!(" {}: building", variant.label));
     let load_average = load_average();
     let build = build(cluster, variant)?;
@@ -276,6 +282,12 @@ fn measure_variant(cluster: &Cluster, variant: &Variant, questions: &Questions<'
             best.push(Best { target, point, chosen_by_planner, two_clients });
         }
     }
+    let mut limits = Vec::new();
+    if system.extension == "esr" {
+        for best in best.iter().filter(|best| best.target == 0.95) {
+            limits.push(limit(questions, &mut session, &best.point)?);
+        }
+    }
     Ok(VariantReport {
         label: variant.label.clone(),
         create_index: variant.create_index.clone(),
@@ -284,6 +296,7 @@ fn measure_variant(cluster: &Cluster, variant: &Variant, questions: &Questions<'
         index_mb,
         points,
         best,
+        limits,
     })
 }
 

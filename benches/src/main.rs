@@ -9,6 +9,7 @@ mod exact;
 mod filtered;
 mod index_bench;
 mod latency;
+mod limit;
 mod load;
 mod measure;
 mod plot;
@@ -16,6 +17,7 @@ mod progress;
 mod random;
 mod real;
 mod report;
+mod rotation;
 mod search;
 mod systems;
 mod truth;
@@ -41,6 +43,8 @@ enum Arguments {
         #[arg(long, value_name = "FILE", default_value = "target/bench/plot.svg")]
         output: PathBuf,
     },
+    /// The index with learned and with random axes, in memory.
+    Rotation(rotation::RotationArguments),
     /// Exact scans over all rows.
     Exact,
     /// How long an embedding takes.
@@ -63,6 +67,7 @@ fn main() -> Result<()> {
             println!("wrote {}", output.display());
             Ok(())
         }
+        Arguments::Rotation(arguments) => rotation::run(&arguments),
         Arguments::Exact => exact::run(),
         Arguments::Latency => latency::run(),
         Arguments::Load(arguments) => load::run(&arguments),

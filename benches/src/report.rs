@@ -9,6 +9,7 @@ use crate::{
     changing_data::{Changing, RowCost},
     data::QueryKind,
     filtered::Filtered,
+    limit::{self, Limit},
     measure::{Cost, Machine},
     search::{Point, TARGETS, Together},
 };
@@ -76,6 +77,9 @@ pub struct VariantReport {
     pub points: Vec<Point>,
     /// The cheapest setting for each target that was reached.
     pub best: Vec<Best>,
+    /// What a query reads at recall 0.95; only of our index, which says so.
+    #[serde(default)]
+    pub limits: Vec<Limit>,
 }
 
 /// The cheapest setting that reaches a target.
@@ -131,6 +135,7 @@ impl Report {
         self.search_table(&mut text);
         self.latency_table(&mut text);
         self.filtered_table(&mut text);
+        self.variants().for_each(|(_, variant)| limit::table(&variant.limits, &mut text));
         self.changing_table(&mut text);
         text
     }

@@ -1,9 +1,11 @@
 //! How fast clips get into a table: COPY and row by row, in both modes, beside what the embedder does on the same machine.
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use esr_tests::cluster::{Cluster, Options, wait_until};
 use serde_json::json;
@@ -22,6 +24,16 @@ pub struct WritingArguments {
     /// Connections that insert row by row.
     #[arg(long, default_value_t = 32)]
     connections: usize,
+    /// Also let a client of this Python interpreter embed with onnxruntime and write into pgvector (`benches/python_client.py`
+    /// says what it needs).
+    #[arg(long, value_name = "PROGRAM")]
+    python: Option<PathBuf>,
+    /// The bundle that the server's default model is.
+    #[arg(long, value_name = "FOLDER", default_value = "models/default")]
+    bundle: PathBuf,
+    /// The program that runs it without a server; it finds ONNX Runtime by `ORT_DYLIB_PATH`.
+    #[arg(long, value_name = "PROGRAM", default_value = "target/release/esr-embedder")]
+    embedder: PathBuf,
 }
 
 /// Measures on a private cluster; prints a table, then the same as one JSON object.
@@ -57,22 +69,71 @@ pub fn run(arguments: &WritingArguments) -> Result<()> {
         })?;
     let rows = time(|| row_by_row(&cluster, arguments.connections, &clips))?;
 
+    let bench = embedder_bench(arguments)?;
+    let python =
+        arguments.python.as_deref().map(|python| python_client(python, &cluster, arguments, &clips)).transpose()?;
+
     let rate = |time: Duration| arguments.clips as f64 / time.as_secs_f64();
     println!("{} clips of {} s; clips/s:", arguments.clips, arguments.seconds);
+    println!("  esr-embedder bench, no server                {bench:8.1}");
     println!("  esr_embed_speech of arrays, nothing stored   {:8.1}", rate(arrays));
-    println!("  COPY, mode sync                              {:8.1}", rate(sync_copy));
+    println!(
+        "  COPY, mode sync                              {:8.1} ({:.0} %)",
+        rate(sync_copy),
+        100.0 * rate(sync_copy) / bench
+    );
     println!("  COPY, mode queue, until the last vector      {:8.1}", rate(queue_done));
-    println!("  INSERT by {:2} connections, mode sync          {:8.1}", arguments.connections, rate(rows));
+    println!(
+        "  INSERT by {:2} connections, mode sync          {:8.1} ({:.0} %)",
+        arguments.connections,
+        rate(rows),
+        100.0 * rate(rows) / bench
+    );
     println!("  COPY, mode queue, until the commit           {:8.1}", rate(queue_copy));
+    if let Some(python) = python {
+        println!("  Python, onnxruntime and COPY into pgvector   {python:8.1}");
+    }
     println!(
         "{}",
         json!({
             "clips": arguments.clips, "seconds": arguments.seconds, "connections": arguments.connections,
             "arrays_per_s": rate(arrays), "copy_sync_per_s": rate(sync_copy), "copy_queue_per_s": rate(queue_done),
-            "rows_sync_per_s": rate(rows), "processors": crate::measure::processors(),
+            "rows_sync_per_s": rate(rows), "bench_per_s": bench, "python_per_s": python, "processors": crate::measure::processors(),
         })
     );
     Ok(())
+}
+
+/// Clips a second of the embedder alone, with as many threads as it has in the server.
+fn embedder_bench(arguments: &WritingArguments) -> Result<f64> {
+    let threads = crate::measure::processors();
+    let mut command = Command::new(&arguments.embedder);
+    command.arg("bench").arg(&arguments.bundle).args(["--json", "--threads", &threads.to_string()]);
+    command.args(["--clip-seconds", &arguments.seconds.to_string()]);
+    Ok(number(&mut command, "clips_per_second")? * threads as f64)
+}
+
+/// Clips a second of a client that embeds by itself.
+fn python_client(python: &Path, cluster: &Cluster, arguments: &WritingArguments, clips: &[Vec<u8>]) -> Result<f64> {
+    let folder = cluster.folder().join("clips");
+    std::fs::create_dir_all(&folder)?;
+    for (id, clip) in clips.iter().enumerate() {
+        std::fs::write(folder.join(format!("{id:06}.wav")), clip)?;
+    }
+    let server = format!("host={} user=postgres dbname=postgres", cluster.socket_folder().display());
+    let mut command = Command::new(python);
+    command.args(["benches/python_client.py", "--server", &server]).arg("--clips").arg(&folder);
+    command.arg("--bundle").arg(&arguments.bundle).args(["--threads", &crate::measure::processors().to_string()]);
+    number(&mut command, "clips_per_s")
+}
+
+/// Runs a program that prints a JSON object, and takes one number out of it.
+fn number(command: &mut Command, field: &str) -> Result<f64> {
+    let output = command.output().with_context(|| format!("running {:?}", command.get_program()))?;
+    let failure = || format!("{:?} failed: {}", command.get_program(), String::from_utf8_lossy(&output.stderr));
+    ensure!(output.status.success(), failure());
+    let printed: serde_json::Value = serde_json::from_slice(&output.stdout).with_context(failure)?;
+    printed[field].as_f64().with_context(|| format!("no number {field} in {printed}"))
 }
 
 fn time(work: impl FnOnce() -> Result<()>) -> Result<Duration> {

@@ -198,7 +198,7 @@ pub fn to_utf8(server: &[u8]) -> Result<Cow<'_, str>, SqlError> {
 }
 
 /// Text as the server wants it.
-fn to_server(text: &str) -> Cow<'_, [u8]> {
+pub fn to_server(text: &str) -> Cow<'_, [u8]> {
     // SAFETY: as in `to_utf8`.
     unsafe {
         let from = text.as_ptr().cast::<c_char>();

@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
 use esr_wire::{ByteBuf, Class, Failure, FailureKind, RequestBody, ResponseBody};
-use pgrx::pg_sys::Datum;
+use pgrx::pg_sys::{Datum, Oid};
 use sha2::{Digest, Sha256};
 
 use crate::cache::TextCache;
@@ -14,7 +14,8 @@ use crate::datum::{self, Bytes, ServerText};
 use crate::error::SqlError;
 use crate::fmgr::Call;
 use crate::vector::{OwnedVector, VectorError, tag::Tag};
-use crate::{server, settings, sql_function};
+use crate::writing::role;
+use crate::{model_usage, server, settings, sql_function};
 
 sql_function!(esr_embed_text, text);
 sql_function!(esr_embed_text_array, text_array);
@@ -51,6 +52,8 @@ fn text(call: &Call) -> Result<Datum, SqlError> {
 /// last one allocates nothing, which looking it up in the cache does (measured: 0.14 microseconds a row in all).
 struct Latest {
     statement: i64,
+    /// Whose right to the model was looked at.
+    user: Oid,
     /// As the call passed it, in the database's encoding.
     text: Vec<u8>,
     model: String,
@@ -64,7 +67,9 @@ thread_local! {
 impl Latest {
     fn answer(call: &Call) -> Option<Datum> {
         LATEST.with_borrow(|latest| {
-            let latest = latest.as_ref().filter(|latest| latest.statement == server::statement_number())?;
+            let latest = latest
+                .as_ref()
+                .filter(|latest| latest.statement == server::statement_number() && latest.user == role::current())?;
             let same_model = match call.count() {
                 1 => settings::is_default_model(&latest.model),
                 _ => call.bytes(1) == latest.model.as_bytes(),
@@ -77,6 +82,7 @@ impl Latest {
         let is_wanted = settings::text_cache_entries() > 0;
         LATEST.set(is_wanted.then(|| Latest {
             statement: server::statement_number(),
+            user: role::current(),
             text: call.bytes(0).to_vec(),
             model: model.to_owned(),
             embedding: embedding.clone(),
@@ -195,9 +201,11 @@ fn speech_array(call: &Call) -> Result<Datum, SqlError> {
     Ok(vector_array(call, &results))
 }
 
-/// The model named in the second argument, else the default.
+/// The model named in the second argument, else the default; the current user must be allowed to use it.
 fn model<'a>(call: &'a Call) -> Result<Cow<'a, str>, SqlError> {
-    if call.count() > 1 { call.text(1) } else { Ok(settings::default_model().into()) }
+    let model = if call.count() > 1 { call.text(1)? } else { settings::default_model().into() };
+    model_usage::check_current(&model)?;
+    Ok(model)
 }
 
 /// Asks for `count` embeddings and checks that this is what came.

@@ -13,6 +13,7 @@ pub mod embed;
 pub mod error;
 pub mod exact_scan;
 pub mod fmgr;
+pub mod model_usage;
 pub mod recording;
 pub mod report;
 pub mod server;

@@ -8,7 +8,7 @@ use crate::embed::check_size;
 use crate::error::SqlError;
 use crate::fmgr::Call;
 use crate::vector::{Vector, tag::Tag, text};
-use crate::{settings, sql_function};
+use crate::{model_usage, settings, sql_function};
 
 sql_function!(esr_describe_audio, describe);
 sql_function!(esr_cut_segments, cut);
@@ -34,8 +34,10 @@ fn describe(call: &Call) -> Result<String, EmbedError> {
 fn cut(call: &Call) -> Result<String, SqlError> {
     let clip = call.bytes(0);
     check_size(clip)?;
+    let model = call.text(3)?.into_owned();
+    model_usage::check_current(&model)?;
     let body = RequestBody::EmbedSegments {
-        model: call.text(3)?.into_owned(),
+        model,
         clip: ByteBuf::from(clip),
         window: call.f64(1),
         hop: call.f64(2),

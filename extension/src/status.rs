@@ -12,7 +12,8 @@ use crate::error::SqlError;
 use crate::fmgr::Call;
 use crate::report::Report;
 use crate::vector::tag::Tag;
-use crate::{server, settings, sql_function};
+use crate::writing::role;
+use crate::{model_usage, server, settings, sql_function};
 
 sql_function!(esr_embedder_status, embedder);
 sql_function!(esr_list_models, models);
@@ -58,12 +59,11 @@ fn models(_: &Call) -> Result<String, SqlError> {
         .flatten()
         .flatten()
         .filter(|entry| entry.path().join("manifest.toml").is_file())
-        .map(|entry| {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            match describe(&entry.path()) {
-                Ok(manifest) => manifest.describe(&name),
-                Err(problem) => json!({ "name": name, "problem": problem }),
-            }
+        .map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry))
+        .filter(|(name, _)| model_usage::is_granted(name, role::current()))
+        .map(|(name, entry)| match describe(&entry.path()) {
+            Ok(manifest) => manifest.describe(&name),
+            Err(problem) => json!({ "name": name, "problem": problem }),
         })
         .collect();
     bundles.sort_by_key(|bundle| bundle["name"].to_string());

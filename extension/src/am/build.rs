@@ -6,7 +6,7 @@
 
 use std::ffi::c_char;
 
-use esr_ivf::{BuildOptions, Phase, Progress};
+use esr_ivf::{Axes, BuildOptions, Phase, Progress};
 use pgrx::pg_sys;
 
 use super::pages::IndexPages;
@@ -77,6 +77,7 @@ pub fn options(index: Index, dimension: usize, threads: usize) -> BuildOptions {
     BuildOptions {
         metric: index.metric(),
         dimension: dimension as u32,
+        axes: Axes::Learned,
         lists: index.options().lists,
         threads,
         memory_bytes: usize::try_from(kilobytes).unwrap_or(0) << 10,

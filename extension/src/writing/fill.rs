@@ -4,6 +4,7 @@ use pgrx::PgSqlErrorCode;
 
 use crate::embed;
 use crate::error::SqlError;
+use crate::model_usage;
 use crate::vector::OwnedVector;
 use crate::writing::role::as_user;
 use crate::writing::rows::{self, Version, Waiting};
@@ -13,6 +14,7 @@ use crate::writing::target::{Place, Target};
 /// that somebody's trigger has deleted or given a vector meanwhile is left alone.
 pub fn fill(target: &Target, tids: &[String]) -> Result<(), SqlError> {
     let place = target.place()?;
+    model_usage::check(&target.model, place.owner)?;
     let waiting = as_user(place.owner, || still_waiting(target, &place, tids))?;
     rows::batches(&waiting).into_iter().try_for_each(|batch| fill_batch(target, &place, batch))
 }

@@ -13,7 +13,9 @@ use pgrx::pg_sys::{self, Datum, Oid};
 
 use crate::am::relation::row_id;
 use crate::datum;
+use crate::error::SqlError;
 use crate::fmgr::{Call, IntoSql};
+use crate::model_usage;
 use crate::vector::{OwnedVector, check_fits, io};
 use crate::writing::statement::Position;
 use crate::writing::target::Target;
@@ -129,6 +131,13 @@ impl Firing {
     /// Name of the model.
     pub fn model(&self) -> &str {
         &self.model
+    }
+
+    /// Refuses a model that the table's owner may not use. Whoever writes into the table needs no right of his own.
+    pub fn check_model(&self) -> Result<(), SqlError> {
+        // SAFETY: a trigger's relation is open while it fires.
+        let owner = unsafe { (*(*self.relation()).rd_rel).relowner };
+        model_usage::check(&self.model, owner)
     }
 
     fn attribute(&self, column: i16) -> &pg_sys::FormData_pg_attribute {

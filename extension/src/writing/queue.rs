@@ -14,6 +14,7 @@ use pgrx::pg_sys::Oid;
 use crate::client;
 use crate::embed::{self, digest};
 use crate::error::SqlError;
+use crate::model_usage;
 use crate::server::{self, OnPostmasterDeath};
 use crate::settings;
 use crate::vector::OwnedVector;
@@ -258,6 +259,7 @@ fn any_pending(place: &Place) -> Result<bool, SqlError> {
 /// Rows that are due and that no other worker has, and their clips.
 fn claim_batch(target: &Target) -> Result<Option<Batch>, SqlError> {
     let Some(place) = target.find()? else { return Ok(None) };
+    model_usage::check(&target.model, place.owner)?;
     spi::use_indexes()?;
     let others = CLIPS_PER_REQUEST * settings::queue_workers().unsigned_abs() as usize;
     let due = failures::due(target, &place, CLIPS_PER_REQUEST + others)?;

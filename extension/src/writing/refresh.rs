@@ -13,6 +13,7 @@ use pgrx::spi::SpiHeapTupleData;
 
 use crate::error::SqlError;
 use crate::fmgr::Call;
+use crate::model_usage;
 use crate::server::{self, OnPostmasterDeath};
 use crate::writing::failures;
 use crate::writing::isolate::{self, Outcome};
@@ -63,6 +64,7 @@ fn step(call: &Call) -> Result<bool, SqlError> {
         return Err(SqlError::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, message)
             .hint("Only the owner of a table can have its rows embedded again."));
     }
+    model_usage::check(&target.model, place.owner)?;
     let ours = owner_of_books(&place)?;
     let state = as_user(ours, || begin(&target, &place))?;
     let blocks = blocks(&target)?;

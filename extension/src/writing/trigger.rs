@@ -60,7 +60,7 @@ fn firing(call: &Call, name: &'static str, timings: &[Timing]) -> Result<Firing,
 }
 
 /// BEFORE ROW.
-fn embed_row(call: &Call) -> Result<Datum, TriggerError> {
+fn embed_row(call: &Call) -> Result<Datum, SqlError> {
     let firing = firing(call, "esr_embed_row", &[Timing::BeforeRow])?;
     firing.check_types()?;
     // Programs that write every column back must not pay for the audio they did not touch. Whoever wants it embedded again
@@ -69,20 +69,21 @@ fn embed_row(call: &Call) -> Result<Datum, TriggerError> {
         return Ok(firing.unchanged());
     }
     if !firing.has_clip() {
-        return firing.with_style(call, None);
+        return Ok(firing.with_style(call, None)?);
     }
     if settings::rows_are_batched() && firing.may_wait() {
         let row = statement::count_row(firing.position(), firing.style(), |table| firing.is_part_of(table));
         if row.is_some_and(|row| row > 1) {
-            return firing.with_style(call, None);
+            return Ok(firing.with_style(call, None)?);
         }
     }
+    firing.check_model()?;
     let clip = firing.clip().unwrap_or_default();
     let vector = embed::embed_clip(clip, firing.model()).map_err(|source| TriggerError::Embed {
         source,
         row: format!("While embedding column \"{}\" of table \"{}\".", firing.audio_name(), firing.table_name()),
     })?;
-    firing.with_style(call, Some(vector))
+    Ok(firing.with_style(call, Some(vector))?)
 }
 
 /// AFTER ROW, WHEN (new.style IS NULL AND new.audio IS NOT NULL).

@@ -9,10 +9,8 @@ use serde::Serialize;
 
 use crate::statistics::Memory;
 
-/// Length of the benchmark's clips.
-const CLIP_SECONDS: f64 = 3.0;
-/// Clips that are asked for at once: a minute of sound, which the encoder divides as it does for a request.
-const CLIPS: usize = 20;
+/// Sound that is asked for at once, which the encoder divides as it does for a request.
+const SOUND_SECONDS: f64 = 60.0;
 /// Texts that are asked for at once.
 const TEXTS: usize = 64;
 
@@ -21,7 +19,9 @@ const TEXTS: usize = 64;
 pub struct Report {
     /// Threads of one run.
     pub threads: usize,
-    /// Clips of three seconds embedded per second and core, twenty at once.
+    /// Length of the clips, seconds.
+    pub clip_seconds: f64,
+    /// Clips embedded per second and core, a minute of sound at once.
     pub clips_per_second: f64,
     /// Seconds of sound embedded per second and core.
     pub times_real_time: f64,
@@ -33,7 +33,7 @@ pub struct Report {
     pub text_cpu_ms: f64,
     /// Median of one description alone, milliseconds.
     pub text_p50_ms: f64,
-    /// Median of one clip of three seconds alone, milliseconds.
+    /// Median of one clip alone, milliseconds.
     pub clip_p50_ms: f64,
     /// Resident memory with the model loaded, before anything was embedded, bytes.
     pub memory_idle: u64,
@@ -45,12 +45,13 @@ pub struct Report {
 
 impl std::fmt::Display for Report {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        writeln!(out, "clips of {CLIP_SECONDS} s:    {:8.1} clips/s per core", self.clips_per_second)?;
+        let seconds = self.clip_seconds;
+        writeln!(out, "clips of {seconds} s:    {:8.1} clips/s per core", self.clips_per_second)?;
         writeln!(out, "                 {:8.1} x real time per core", self.times_real_time)?;
         writeln!(out, "descriptions:    {:8.1} texts/s per core", self.texts_per_second)?;
         writeln!(out, "processor time:  {:8.2} ms a clip, {:.2} ms a description", self.clip_cpu_ms, self.text_cpu_ms)?;
         writeln!(out, "one description: {:8.2} ms (p50)", self.text_p50_ms)?;
-        writeln!(out, "one 3 s clip:    {:8.2} ms (p50)", self.clip_p50_ms)?;
+        writeln!(out, "one {seconds} s clip:    {:8.2} ms (p50)", self.clip_p50_ms)?;
         let [idle, after, peak] =
             [self.memory_idle, self.memory_after, self.memory_peak].map(|bytes| bytes as f64 / 1e6);
         writeln!(out, "memory:          {idle:8.0} MB loaded, {after:.0} MB afterwards, {peak:.0} MB at most")?;
@@ -58,30 +59,32 @@ impl std::fmt::Display for Report {
     }
 }
 
-/// Measures for about `seconds` in all.
-pub fn run(encoder: &mut Encoder, threads: usize, seconds: f64) -> Result<Report, EmbedError> {
+/// Measures clips of `clip_seconds` and descriptions for about `seconds` in all.
+pub fn run(encoder: &mut Encoder, threads: usize, clip_seconds: f64, seconds: f64) -> Result<Report, EmbedError> {
     let cancel = Cancel::default();
     let memory_idle = Memory::now().resident;
-    let clips: Vec<Waveform> = (0..CLIPS).map(|at| clip(at, encoder.sample_rate(), CLIP_SECONDS)).collect();
+    let count = (SOUND_SECONDS / clip_seconds).ceil() as usize;
+    let clips: Vec<Waveform> = (0..count).map(|at| clip(at, encoder.sample_rate(), clip_seconds)).collect();
     let texts: Vec<String> = (0..TEXTS).map(text).collect();
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     let each = Duration::from_secs_f64(seconds / 4.0);
     let batch_of_clips = repeat(each, |_| encoder.embed_speech(&clips, &cancel).map(drop))?;
     let batch_of_texts = repeat(each, |_| encoder.embed_texts(&texts, &cancel).map(drop))?;
     let one_text = repeat(each, |round| encoder.embed_texts(&texts[round % TEXTS..][..1], &cancel).map(drop))?;
-    let one_clip = repeat(each, |round| encoder.embed_speech(&clips[round % CLIPS..][..1], &cancel).map(drop))?;
+    let one_clip = repeat(each, |round| encoder.embed_speech(&clips[round % count..][..1], &cancel).map(drop))?;
     let per_core = |count: usize, median: &Median| count as f64 / median.wall / threads as f64;
-    let clips_per_second = per_core(CLIPS, &batch_of_clips);
+    let clips_per_second = per_core(count, &batch_of_clips);
     let memory = Memory::now();
     Ok(Report {
         threads,
+        clip_seconds,
         memory_idle,
         memory_after: memory.resident,
         memory_peak: memory.peak,
         clips_per_second,
-        times_real_time: clips_per_second * CLIP_SECONDS,
+        times_real_time: clips_per_second * clip_seconds,
         texts_per_second: per_core(TEXTS, &batch_of_texts),
-        clip_cpu_ms: batch_of_clips.processor * 1e3 / CLIPS as f64,
+        clip_cpu_ms: batch_of_clips.processor * 1e3 / count as f64,
         text_cpu_ms: batch_of_texts.processor * 1e3 / TEXTS as f64,
         text_p50_ms: one_text.wall * 1e3,
         clip_p50_ms: one_clip.wall * 1e3,

@@ -108,6 +108,9 @@ struct BenchArguments {
     /// Folder of the model.
     #[arg(value_name = "DIR")]
     bundle: PathBuf,
+    /// Length of a clip, seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 3.0, value_parser = clip_seconds)]
+    clip_seconds: f64,
     /// About how long to measure, in seconds.
     #[arg(long, default_value_t = 20.0)]
     seconds: f64,
@@ -177,6 +180,11 @@ fn lines(file: &Path) -> Result<impl Iterator<Item = String>, Box<dyn std::error
     Ok(lines.into_iter())
 }
 
+fn clip_seconds(text: &str) -> Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    if (0.05..=60.0).contains(&seconds) { Ok(seconds) } else { Err("must lie between 0.05 and 60".into()) }
+}
+
 fn measure(arguments: &BenchArguments) -> Result<(), Box<dyn std::error::Error>> {
     let mut encoder = arguments.runtime.encoder(&arguments.bundle)?;
     if arguments.batches {
@@ -188,7 +196,7 @@ fn measure(arguments: &BenchArguments) -> Result<(), Box<dyn std::error::Error>>
         }
         return Ok(());
     }
-    let report = bench::run(&mut encoder, arguments.runtime.threads.into(), arguments.seconds)?;
+    let report = bench::run(&mut encoder, arguments.runtime.threads.into(), arguments.clip_seconds, arguments.seconds)?;
     if arguments.json {
         println!("{}", serde_json::to_string(&report)?);
     } else {

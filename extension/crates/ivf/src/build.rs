@@ -26,12 +26,23 @@ pub struct BuildOptions {
     pub dimension: u32,
     /// Lists; 0 lets the number of rows decide.
     pub lists: u32,
+    /// Where the axes of codes and centroids come from.
+    pub axes: Axes,
     /// Threads for arithmetic.
     pub threads: usize,
     /// Bytes of memory for the sample and for rows that wait to be written.
     pub memory_bytes: usize,
     /// The same rows and the same seed give the same index.
     pub seed: u64,
+}
+
+/// Along which directions rows are coded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Axes {
+    /// The principal components of a sample.
+    Learned,
+    /// A random rotation, which knows nothing of the rows; for measuring what learning brings.
+    Random,
 }
 
 /// Most lists an index may be given.

@@ -12,11 +12,12 @@ use std::sync::Arc;
 
 use esr_vector::kernel::BLOCK_ROWS;
 
+use crate::block;
 use crate::chain;
 use crate::confidence::Order;
 use crate::estimate::Estimator;
 use crate::list;
-use crate::page::{self, FIRST_LIST, RANKS, TARGETS};
+use crate::page::{FIRST_LIST, RANKS, TARGETS};
 use crate::random::normal;
 use crate::store::{PageStore, RowId, StoreError};
 use crate::structure::{Structure, current};
@@ -109,7 +110,7 @@ fn sample_rows<S: PageStore>(
         let mut seen = 0;
         let mut chosen = None;
         list::for_each_page(store, structure, number, |bytes| {
-            for (_, slot, block) in page::rows_of(structure.layout, bytes) {
+            for (_, slot, block) in block::rows_of(structure.layout, bytes) {
                 seen += 1;
                 if random.random_range(0..seen) == 0 {
                     chosen = Some((block.row(slot), block.row_codes(slot).collect::<Vec<u8>>()));
@@ -280,6 +281,7 @@ fn thresholds(runs: &[Run]) -> ([f32; TARGETS.len()], [f32; TARGETS.len()]) {
 
 fn score_all<S: PageStore>(store: &S, structure: &Arc<Structure>, queries: &mut [Query]) -> Result<(), StoreError> {
     let layout = structure.layout;
+    let mut buffer = Vec::new();
     for number in FIRST_LIST..structure.lists.len() as u32 {
         list::for_each_page(store, structure, number, |bytes| {
             let mut scores = [0.0; BLOCK_ROWS];
@@ -289,8 +291,9 @@ fn score_all<S: PageStore>(store: &S, structure: &Arc<Structure>, queries: &mut 
                 if live == 0 {
                     continue;
                 }
+                let codes = block.codes(&mut buffer);
                 for query in queries.iter_mut() {
-                    query.estimator.tables.scores(block.codes(), &mut scores);
+                    query.estimator.tables.scores(codes, &mut scores);
                     let most = query.errors.most();
                     for slot in (0..BLOCK_ROWS).filter(|slot| live >> slot & 1 == 1) {
                         if scores[slot] + most > query.above && query.own != block.row(slot) {

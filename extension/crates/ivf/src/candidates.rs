@@ -8,7 +8,7 @@ use std::collections::BinaryHeap;
 
 use esr_vector::kernel::BLOCK_ROWS;
 
-use crate::page::{self, RowIds};
+use crate::block::{self, RowIds};
 use crate::store::RowId;
 
 /// A row with its estimated (or, after measuring, exact) score; larger is nearer.
@@ -102,7 +102,7 @@ impl Candidates {
             // The limit may have risen meanwhile.
             if score > self.limit {
                 taken |= 1 << slot;
-                self.heap.push(Candidate { score, row: page::row_id(rows, slot) });
+                self.heap.push(Candidate { score, row: block::row_id(rows, slot) });
                 self.rank(score);
             }
         }
@@ -165,7 +165,7 @@ impl Candidates {
             while live != 0 {
                 let slot = live.trailing_zeros() as usize;
                 live &= live - 1;
-                self.rest.push(Candidate { score: scores[slot], row: page::row_id(&rows, slot) });
+                self.rest.push(Candidate { score: scores[slot], row: block::row_id(&rows, slot) });
             }
         }
         let count = self.rest.len().min(self.next_move);

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use crate::block;
 use crate::chain;
 use crate::list;
 use crate::page::{self, Kind, ListHeader, META_BLOCK};
@@ -65,7 +66,7 @@ pub fn check<S: PageStore>(store: &S, mut each: impl FnMut(RowId)) -> Result<Che
             own(block, "list", &mut report.problems);
             let bytes = store.read(block)?;
             let header: &ListHeader = page::read(&bytes, block, Kind::List)?;
-            let live = page::rows_of(layout, &bytes).count();
+            let live = block::rows_of(layout, &bytes).count();
             if live != usize::from(header.live.get()) {
                 report.problems.push(format!("block {block} says {} rows and has {live}", header.live.get()));
             }
@@ -75,7 +76,7 @@ pub fn check<S: PageStore>(store: &S, mut each: impl FnMut(RowId)) -> Result<Che
             if header.epoch != structure.meta.epoch {
                 report.problems.push(format!("block {block} belongs to another training"));
             }
-            for (_, slot, rows) in page::rows_of(layout, &bytes) {
+            for (_, slot, rows) in block::rows_of(layout, &bytes) {
                 let row = rows.row(slot);
                 if !seen.insert(row) {
                     report.problems.push(format!("row ({},{}) is in the index twice", row.block, row.offset));

@@ -1,6 +1,7 @@
 //! Frees pages of a list that deletions have emptied. Rows move to later pages only, so that a search on its way through
 //! the list may see a row twice but misses none.
 
+use crate::block::{self, Arrival};
 use crate::chain;
 use crate::list;
 use crate::page::{self, Kind, ListHeader, PageHeader};
@@ -56,12 +57,12 @@ fn move_rows<S: PageStore>(
     let layout = structure.layout;
     let mut edit = store.edit();
     let (head, from, to) = (edit.open(head)?, edit.open(from)?, edit.open(to)?);
-    let rows: Vec<_> = page::rows_of(layout, edit.bytes(from))
-        .map(|(number, slot, block)| (number, slot, page::stored(&block, slot)))
+    let rows: Vec<_> = block::rows_of(layout, edit.bytes(from))
+        .map(|(number, slot, block)| (number, slot, block::stored(&block, slot)))
         .collect();
     for (number, slot, row) in rows {
-        if page::put_row(layout, edit.bytes(to), &row) {
-            page::remove_row(layout, edit.bytes(from), number, slot);
+        if block::put_row(layout, edit.bytes(to), &row, Arrival::Together) {
+            block::remove_row(layout, edit.bytes(from), number, slot);
         }
     }
     bump_version(edit.bytes(head));

@@ -1,7 +1,8 @@
 //! Adds one row to the nearest list. Knows pages, not PostgreSQL.
 
+use crate::block::{self, Arrival, Layout, StoredRow};
 use crate::chain;
-use crate::page::{self, Kind, Layout, ListHeader, NULL_LIST, StoredRow, UNRANKED_LIST};
+use crate::page::{self, Kind, ListHeader, NULL_LIST, UNRANKED_LIST};
 use crate::store::{BlockNumber, Edit, PageStore, RowId, StoreError};
 use crate::structure::Structure;
 
@@ -84,12 +85,12 @@ fn put<S: PageStore>(
     head: usize,
     row: &StoredRow,
 ) -> Result<(), StoreError> {
-    if page::put_row(layout, edit.bytes(head), row) {
+    if block::put_row(layout, edit.bytes(head), row, Arrival::Alone) {
         return Ok(());
     }
     let (block, second) = chain::allocate(store, edit)?;
     move_to_second(edit, head, block, second);
-    assert!(page::put_row(layout, edit.bytes(head), row), "an empty page has no room for a row");
+    assert!(block::put_row(layout, edit.bytes(head), row, Arrival::Alone), "an empty page has no room for a row");
     Ok(())
 }
 
@@ -104,5 +105,6 @@ pub(crate) fn move_to_second<E: Edit>(edit: &mut E, head: usize, block: BlockNum
     page[size_of::<ListHeader>()..].fill(0);
     let header: &mut ListHeader = page::write(page);
     header.live = 0.into();
+    header.fresh = 0.into();
     header.page.next = block.into();
 }

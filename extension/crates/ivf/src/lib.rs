@@ -8,6 +8,7 @@
 //! remembers every committed edit so that a test can crash after each of them. Knows no PostgreSQL, no audio and no model.
 
 pub mod allocation;
+pub mod block;
 pub mod build;
 pub mod calibrate;
 pub mod candidates;
@@ -21,6 +22,7 @@ pub mod k_means;
 pub mod list;
 pub mod load;
 pub mod maintain;
+pub mod margins;
 pub mod memory;
 pub mod page;
 pub mod parallel;
@@ -41,7 +43,7 @@ pub mod vacuum;
 mod testing;
 
 pub use build::{
-    BuildOptions, BuildReport, MAX_LISTS, Phase, Progress, RowSource, Silent, build, build_empty, default_lists,
+    Axes, BuildOptions, BuildReport, MAX_LISTS, Phase, Progress, RowSource, Silent, build, build_empty, default_lists,
 };
 pub use check::{CheckReport, check};
 pub use insert::{Inserted, Key, insert};

@@ -1,9 +1,10 @@
 //! Codes rows by the batch and writes them to the pages of their lists in runs.
 
+use crate::block::{self, Arrival, Layout, StoredRow};
 use crate::build::BuildOptions;
 use crate::insert::Key;
 use crate::k_means;
-use crate::page::{self, FIRST_LIST, Layout, ListEntry, ListHeader, NULL_LIST, StoredRow, UNRANKED_LIST};
+use crate::page::{self, FIRST_LIST, ListEntry, ListHeader, NULL_LIST, UNRANKED_LIST};
 use crate::parallel;
 use crate::store::{BlockNumber, CONTENT_BYTES, Edit, NO_BLOCK, PageStore, RowId, StoreError};
 use crate::structure::normalised;
@@ -175,12 +176,12 @@ impl<'a, S: PageStore> Loader<'a, S> {
         let filling = &mut self.lists[list as usize];
         filling.rows += 1;
         let head = filling.head.get_or_insert_with(|| empty_page(list, epoch, true));
-        if page::put_row(layout, head, row) {
+        if block::put_row(layout, head, row, Arrival::Together) {
             return Ok(());
         }
         let mut full = std::mem::replace(head, empty_page(list, epoch, true));
         let next = filling.next;
-        assert!(page::put_row(layout, head, row), "an empty page has no room for a row");
+        assert!(block::put_row(layout, head, row, Arrival::Together), "an empty page has no room for a row");
         page::write::<ListHeader>(&mut full).is_head = 0.into();
         let block = self.write_page(&full, next)?;
         self.lists[list as usize].next = block;

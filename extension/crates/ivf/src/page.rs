@@ -1,4 +1,4 @@
-//! What lies on the pages. Change anything here and [`FORMAT`] goes up.
+//! What lies on the pages. Change anything here or in [`crate::block`] and [`FORMAT`] goes up.
 //!
 //! ```text
 //! block 0: meta ──▶ model pages (rotation, codebook: one byte stream over a chain of pages)
@@ -7,22 +7,19 @@
 //!
 //! list: head ─▶ page ─▶ page ─▶ ...           new rows go to the head; when it is full its rows move to a new second page
 //!
-//! list page: | PageHeader | epoch, version, live | block 0 | block 1 | ...
-//! block of 32 rows: | live bits 4 | row ids 32 x 6 | norms 32 x 4 (Euclidean only) | codes: 16 bytes a group |
-//! codes of a group: low half of byte i = row i, high half = row i + 16
+//! list page: | PageHeader | epoch, version, live, fresh | block 0 | block 1 | ...       blocks: see [`crate::block`]
 //! ```
 //!
 //! Lists 0 and 1 have no centroid: they hold the rows whose column is NULL and those whose distance is not a number (zero
 //! vectors under cosine). All numbers are little-endian.
 
-use esr_vector::kernel::BLOCK_ROWS;
 use zerocopy::little_endian::{F32, U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::store::{BlockNumber, CONTENT_BYTES, NO_BLOCK, RowId, StoreError};
+use crate::store::{BlockNumber, CONTENT_BYTES, NO_BLOCK, StoreError};
 
 /// Version of everything in this file.
-pub const FORMAT: u16 = 1;
+pub const FORMAT: u16 = 2;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"esrI");
 
@@ -150,7 +147,8 @@ pub struct ListHeader {
     pub live: U16,
     /// 1 on the first page of a list.
     pub is_head: U16,
-    reserved: U32,
+    /// Number of the block whose codes lie row by row, plus one; 0 if there is none.
+    pub fresh: U32,
 }
 
 const _: () = assert!(size_of::<PageHeader>() == 16);
@@ -190,7 +188,7 @@ impl ListHeader {
             version: version.into(),
             live: 0.into(),
             is_head: u16::from(is_head).into(),
-            reserved: 0.into(),
+            fresh: 0.into(),
         }
     }
 }
@@ -224,184 +222,14 @@ pub fn header(bytes: &[u8]) -> &PageHeader {
     PageHeader::ref_from_prefix(bytes).expect("a page is longer than its header").0
 }
 
+/// A struct at the start of a page whose kind is known.
+pub fn view<T: FromBytes + KnownLayout + Immutable + Unaligned>(bytes: &[u8]) -> &T {
+    T::ref_from_prefix(bytes).expect("a page is longer than any header").0
+}
+
 /// A struct at the start of a page that is being changed.
 pub fn write<T: FromBytes + IntoBytes + KnownLayout + Immutable + Unaligned>(bytes: &mut [u8]) -> &mut T {
     T::mut_from_prefix(bytes).expect("a page is longer than any header").0
-}
-
-/// How blocks of rows lie on a list's page.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Layout {
-    /// Groups of a code.
-    pub groups: usize,
-    /// Whether rows carry their squared length.
-    pub has_norms: bool,
-}
-
-const ROW_ID_BYTES: usize = 6;
-
-/// Where the rows of a block lie in their table, as they are stored: block and offset of each.
-pub type RowIds = [u8; ROW_ID_BYTES * BLOCK_ROWS];
-
-/// Reads one of them.
-pub fn row_id(ids: &RowIds, slot: usize) -> RowId {
-    let bytes = &ids[slot * ROW_ID_BYTES..][..ROW_ID_BYTES];
-    let block = u32::from_le_bytes(bytes[..4].try_into().expect("four bytes"));
-    RowId { block, offset: u16::from_le_bytes(bytes[4..].try_into().expect("two bytes")) }
-}
-
-const IDS: usize = 4;
-const NORMS: usize = IDS + ROW_ID_BYTES * BLOCK_ROWS;
-
-impl Layout {
-    /// Where the codes of a block start.
-    fn codes(self) -> usize {
-        NORMS + if self.has_norms { 4 * BLOCK_ROWS } else { 0 }
-    }
-
-    /// Bytes of a block.
-    pub fn block_bytes(self) -> usize {
-        self.codes() + 16 * self.groups
-    }
-
-    /// Blocks of a page.
-    pub fn blocks(self) -> usize {
-        (CONTENT_BYTES - size_of::<ListHeader>()) / self.block_bytes()
-    }
-
-    /// Rows of a page.
-    pub fn rows(self) -> usize {
-        self.blocks() * BLOCK_ROWS
-    }
-
-    /// Bytes of the code of one row.
-    pub fn code_bytes(self) -> usize {
-        self.groups / 2
-    }
-
-    /// Most groups for vectors of a dimension: four bits for two axes, as far as whole blocks fill a page; sixteen bits an
-    /// axis at most.
-    pub fn most_groups(dimension: usize, has_norms: bool) -> usize {
-        let norms = if has_norms { 4 * BLOCK_ROWS } else { 0 };
-        let room = |blocks: usize| (((CONTENT_BYTES - size_of::<ListHeader>()) / blocks - NORMS - norms) / 16) & !1;
-        // The kernel's 16-bit sums hold 256 groups; two blocks a page leave room for fewer.
-        (4 * dimension).min(if dimension > 960 { 254.min(room(1)) } else { room(2) }).max(2)
-    }
-
-    fn block_start(self, block: usize) -> usize {
-        size_of::<ListHeader>() + block * self.block_bytes()
-    }
-
-    /// One block of a page.
-    pub fn block(self, page: &[u8], block: usize) -> Block<'_> {
-        let start = self.block_start(block);
-        Block { layout: self, bytes: &page[start..start + self.block_bytes()] }
-    }
-}
-
-/// A block of 32 rows.
-#[derive(Clone, Copy)]
-pub struct Block<'a> {
-    layout: Layout,
-    bytes: &'a [u8],
-}
-
-impl<'a> Block<'a> {
-    /// A bit for each row that is there.
-    pub fn live(&self) -> u32 {
-        u32::from_le_bytes(self.bytes[..4].try_into().expect("four bytes"))
-    }
-
-    /// Where a row lies in its table.
-    pub fn row(&self, slot: usize) -> RowId {
-        row_id(self.rows(), slot)
-    }
-
-    /// Where all of them lie, whether they are there or not.
-    pub fn rows(&self) -> &'a RowIds {
-        self.bytes[IDS..][..size_of::<RowIds>()].try_into().expect("a block is longer")
-    }
-
-    /// The squared length of a row, 0 where rows carry none.
-    pub fn norm(&self, slot: usize) -> f32 {
-        if !self.layout.has_norms {
-            return 0.0;
-        }
-        f32::from_le_bytes(self.bytes[NORMS + 4 * slot..][..4].try_into().expect("four bytes"))
-    }
-
-    /// The codes, for the kernel.
-    pub fn codes(&self) -> &'a [u8] {
-        &self.bytes[self.layout.codes()..]
-    }
-
-    /// The codes of one row, one a group.
-    pub fn row_codes(&self, slot: usize) -> impl Iterator<Item = u8> + 'a {
-        let (byte, shift) = (slot % 16, if slot < 16 { 0 } else { 4 });
-        self.codes().chunks_exact(16).map(move |group| group[byte] >> shift & 15)
-    }
-}
-
-/// What is stored of a row.
-#[derive(Debug, Clone, PartialEq)]
-pub struct StoredRow {
-    /// Where it lies in its table.
-    pub row: RowId,
-    /// Squared length, if the layout has norms.
-    pub norm: f32,
-    /// One code a group; empty for lists without centroid.
-    pub codes: Vec<u8>,
-}
-
-/// Puts a row into the first free slot of a list's page; `false` if there is none.
-pub fn put_row(layout: Layout, page: &mut [u8], row: &StoredRow) -> bool {
-    for block in 0..layout.blocks() {
-        let start = layout.block_start(block);
-        let bytes = &mut page[start..start + layout.block_bytes()];
-        let live = u32::from_le_bytes(bytes[..4].try_into().expect("four bytes"));
-        let slot = live.trailing_ones() as usize;
-        if slot == BLOCK_ROWS {
-            continue;
-        }
-        bytes[..4].copy_from_slice(&(live | 1 << slot).to_le_bytes());
-        let id = &mut bytes[IDS + slot * ROW_ID_BYTES..][..ROW_ID_BYTES];
-        id[..4].copy_from_slice(&row.row.block.to_le_bytes());
-        id[4..].copy_from_slice(&row.row.offset.to_le_bytes());
-        if layout.has_norms {
-            bytes[NORMS + 4 * slot..][..4].copy_from_slice(&row.norm.to_le_bytes());
-        }
-        let (byte, shift) = (slot % 16, if slot < 16 { 0 } else { 4 });
-        for (group, &code) in bytes[layout.codes()..].chunks_exact_mut(16).zip(&row.codes) {
-            group[byte] = group[byte] & !(15 << shift) | code << shift;
-        }
-        let header: &mut ListHeader = write(page);
-        header.live.set(header.live.get() + 1);
-        return true;
-    }
-    false
-}
-
-/// Frees the slot of a row.
-pub fn remove_row(layout: Layout, page: &mut [u8], block: usize, slot: usize) {
-    let start = layout.block_start(block);
-    let live = u32::from_le_bytes(page[start..start + 4].try_into().expect("four bytes"));
-    page[start..start + 4].copy_from_slice(&(live & !(1 << slot)).to_le_bytes());
-    let header: &mut ListHeader = write(page);
-    header.live.set(header.live.get().saturating_sub(1));
-}
-
-/// Every row of a list's page with its block and slot.
-pub fn rows_of(layout: Layout, page: &[u8]) -> impl Iterator<Item = (usize, usize, Block<'_>)> {
-    (0..layout.blocks()).flat_map(move |number| {
-        let block = layout.block(page, number);
-        let live = block.live();
-        (0..BLOCK_ROWS).filter(move |slot| live >> slot & 1 == 1).map(move |slot| (number, slot, block))
-    })
-}
-
-/// Reads a row out of its block.
-pub fn stored(block: &Block<'_>, slot: usize) -> StoredRow {
-    StoredRow { row: block.row(slot), norm: block.norm(slot), codes: block.row_codes(slot).collect() }
 }
 
 /// Entries of a directory page.

@@ -5,13 +5,14 @@
 
 use std::collections::HashSet;
 
+use crate::block;
 use crate::build::{self, BuildOptions, RowSource, Silent};
 use crate::calibrate;
 use crate::chain;
 use crate::insert::{Key, code, put_in_list};
 use crate::list;
 use crate::maintain::TableVectors;
-use crate::page::{self, FIRST_LIST, Kind, NULL_LIST};
+use crate::page::{FIRST_LIST, Kind, NULL_LIST};
 use crate::store::{PageStore, RowId, StoreError};
 use crate::structure::{Structure, current};
 use crate::train;
@@ -66,7 +67,7 @@ fn collect<S: PageStore>(store: &S, structure: &Structure) -> Result<Vec<IndexRo
     let mut seen = HashSet::new();
     for list in 0..structure.lists.len() as u32 {
         list::for_each_page(store, structure, list, |bytes| {
-            for (_, slot, block) in page::rows_of(structure.layout, bytes) {
+            for (_, slot, block) in block::rows_of(structure.layout, bytes) {
                 if seen.insert(block.row(slot)) {
                     rows.push(IndexRow { row: block.row(slot), list, codes: block.row_codes(slot).collect() });
                 }

@@ -10,6 +10,8 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+use crate::random::normal;
+
 /// Most directions that are kept, so that neither a query's rotation nor a centroid grows without bound.
 pub const MAX_AXES: usize = 512;
 
@@ -67,6 +69,27 @@ impl Rotation {
         variances.truncate(kept);
         let left_out = (total - sum(&variances)).max(0.0) as f32;
         Self { mean: mean.to_vec(), axes: axes[..kept * dimension].to_vec(), variances, left_out }
+    }
+
+    /// Axes drawn at random, for a sample of at least two rows: the variance is spread over all of them.
+    pub fn random(sample: &[f32], dimension: usize, seed: u64) -> Self {
+        let rows = sample.len() / dimension;
+        let kept = dimension.min(MAX_AXES);
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let drawn = DMatrix::from_fn(dimension, kept, |_, _| normal(&mut random));
+        let basis = drawn.qr().q();
+        let view = ArrayView2::from_shape((rows, dimension), sample).expect("a whole number of rows");
+        let mean = view.mean_axis(Axis(0)).expect("at least one row").to_vec();
+        let mut rotation = Self { mean, axes: basis.as_slice().to_vec(), variances: vec![0.0; kept], left_out: 0.0 };
+        for row in rotation.rotate_rows(sample).chunks_exact(kept) {
+            rotation.variances.iter_mut().zip(row).for_each(|(sum, x)| *sum += x * x / rows as f32);
+        }
+        let mut order: Vec<usize> = (0..kept).collect();
+        order.sort_by(|&a, &b| rotation.variances[b].total_cmp(&rotation.variances[a]));
+        let axes =
+            order.iter().flat_map(|&i| rotation.axes[i * dimension..(i + 1) * dimension].iter().copied()).collect();
+        let variances = order.iter().map(|&i| rotation.variances[i]).collect();
+        Self { axes, variances, ..rotation }
     }
 
     /// The first axes as they are, for an index without rows to learn from.
@@ -158,9 +181,13 @@ mod tests {
 
     #[test]
     fn axes_are_orthonormal_and_variance_falls() {
-        for dimension in [1, 2, 7, 40] {
+        for (dimension, is_random) in [1, 2, 7, 40].into_iter().flat_map(|d| [(d, false), (d, true)]) {
             let sample = flat_data(500, dimension, 3, 1);
-            let rotation = Rotation::train(&sample, dimension, 1);
+            let rotation = if is_random {
+                Rotation::random(&sample, dimension, 1)
+            } else {
+                Rotation::train(&sample, dimension, 1)
+            };
             assert!(rotation.variances.is_sorted_by(|a, b| a >= b));
             for (i, a) in rotation.axes.chunks_exact(dimension).enumerate() {
                 for (j, b) in rotation.axes.chunks_exact(dimension).enumerate() {

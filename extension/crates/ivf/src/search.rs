@@ -15,6 +15,7 @@ use std::sync::Arc;
 use esr_vector::Metric;
 use esr_vector::kernel::BLOCK_ROWS;
 
+use crate::block;
 use crate::candidates::{Candidates, TRACKED};
 use crate::confidence::Order;
 use crate::estimate::Estimator;
@@ -271,6 +272,7 @@ impl Search {
         let half_norms = self.structure.metric == Metric::Euclidean;
         let prepared = self.prepared.as_ref().expect("see next");
         let mut scores = [0.0; BLOCK_ROWS];
+        let mut buffer = Vec::new();
         let mut block = list.head;
         let mut version = None;
         let mut pages = 0;
@@ -300,7 +302,7 @@ impl Search {
                 if live == 0 {
                     continue;
                 }
-                prepared.estimator.tables.scores(rows.codes(), &mut scores);
+                prepared.estimator.tables.scores(rows.codes(&mut buffer), &mut scores);
                 self.counters.rows_scanned += u64::from(live.count_ones());
                 if half_norms {
                     (0..BLOCK_ROWS).for_each(|slot| scores[slot] -= 0.5 * rows.norm(slot));
@@ -423,7 +425,7 @@ impl Search {
         self.counters.lists += 1;
         let mut rows = Vec::new();
         list::for_each_page(store, &self.structure, list, |page| {
-            let ids = page::rows_of(self.structure.layout, page).map(|(_, slot, block)| block.row(slot));
+            let ids = block::rows_of(self.structure.layout, page).map(|(_, slot, block)| block.row(slot));
             rows.extend(ids.map(|row| Neighbor { row, distance }));
         })?;
         Ok(rows)

@@ -5,6 +5,7 @@
 
 use zerocopy::FromBytes;
 
+use crate::block::{self, Arrival};
 use crate::build::{BuildOptions, write_entry};
 use crate::chain;
 use crate::compact::bump_version;
@@ -69,7 +70,7 @@ fn plan<S: PageStore>(
     let mut points = Vec::new();
     let mut norms = Vec::new();
     list::for_each_page(store, structure, number, |bytes| {
-        for (_, slot, block) in page::rows_of(structure.layout, bytes) {
+        for (_, slot, block) in block::rows_of(structure.layout, bytes) {
             let start = points.len();
             points.resize(start + axes, 0.0);
             structure.model.quantiser.decode(block.row_codes(slot), &mut points[start..]);
@@ -182,7 +183,7 @@ fn move_rows<S: PageStore>(store: &S, structure: &Structure, parts: &[Part]) -> 
             let bytes = store.read(block)?;
             let mut points = Vec::new();
             let mut places = Vec::new();
-            for (number, slot, rows) in page::rows_of(structure.layout, &bytes) {
+            for (number, slot, rows) in block::rows_of(structure.layout, &bytes) {
                 let start = points.len();
                 points.resize(start + structure.axes(), 0.0);
                 structure.model.quantiser.decode(rows.row_codes(slot), &mut points[start..]);
@@ -220,13 +221,13 @@ fn move_to<S: PageStore>(
             if there.live() >> slot & 1 == 0 || there.row(slot) != row {
                 continue;
             }
-            let stored = page::stored(&there, slot);
-            if !page::put_row(layout, edit.bytes(to), &stored) {
+            let stored = block::stored(&there, slot);
+            if !block::put_row(layout, edit.bytes(to), &stored, Arrival::Together) {
                 rows.push((number, slot, row));
                 is_full = true;
                 break;
             }
-            page::remove_row(layout, edit.bytes(page), number, slot);
+            block::remove_row(layout, edit.bytes(page), number, slot);
         }
         bump_version(edit.bytes(parent));
         edit.commit();

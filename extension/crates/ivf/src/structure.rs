@@ -10,9 +10,10 @@ use esr_vector::kernel::MAX_SIGNED;
 use serde::{Deserialize, Serialize};
 use zerocopy::FromBytes;
 
+use crate::block::Layout;
 use crate::chain;
 use crate::confidence::ListScore;
-use crate::page::{self, FIRST_LIST, Kind, Layout, ListEntry, Meta, PageHeader, RANKS, TARGETS};
+use crate::page::{self, FIRST_LIST, Kind, ListEntry, Meta, PageHeader, RANKS, TARGETS};
 use crate::quantiser::{CODES, Quantiser};
 use crate::rotation::Rotation;
 use crate::store::{BlockNumber, NO_BLOCK, PageStore, StoreError};
@@ -261,13 +262,13 @@ impl Structure {
     }
 
     /// By how much an estimate may be too low, in its expected deviations, for the row still to be measured. It covers all but
-    /// 0.6 times the share of near rows that a search for `target` recall may miss, and of those only the ones at the edge
+    /// half of the share of near rows that a search for `target` recall may miss, and of those only the ones at the edge
     /// of what was asked for are missed.
     pub fn margin(&self, target: f64) -> f32 {
         if !self.is_trained() || target >= 1.0 {
             return f32::INFINITY;
         }
-        let share = (1.0 - 0.6 * (1.0 - target)) as f32;
+        let share = (1.0 - 0.5 * (1.0 - target)) as f32;
         let place = TARGETS.partition_point(|&known| known <= share).clamp(1, TARGETS.len() - 1);
         let t = ((share - TARGETS[place - 1]) / (TARGETS[place] - TARGETS[place - 1])).clamp(0.0, 1.0);
         self.model.margins[place - 1] * (1.0 - t) + self.model.margins[place] * t

@@ -1,17 +1,19 @@
 //! What a build learns from a sample: directions, codes, centroids, and how rows scatter around them.
 
-use rand::{Rng, SeedableRng};
+use std::borrow::Cow;
+
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use esr_vector::Metric;
 
-use crate::build::{BuildOptions, MAX_LISTS, Phase, Progress, default_lists};
-use crate::calibrate;
-use crate::estimate::error_of_codes;
+use crate::block::Layout;
+use crate::build::{Axes, BuildOptions, MAX_LISTS, Phase, Progress, default_lists};
 use crate::k_means;
-use crate::page::{Layout, TARGETS};
+use crate::margins::margins;
+use crate::page::TARGETS;
 use crate::quantiser::Quantiser;
-use crate::random::{normal, some_rows};
+use crate::random::some_rows;
 use crate::rotation::Rotation;
 use crate::structure::Model;
 
@@ -57,11 +59,14 @@ pub fn train(
     let dimension = options.dimension as usize;
     let rows = sample.len() / dimension;
     let enough = ROTATION_ROWS.max(8 * dimension);
-    let rotation = if rows <= enough {
-        Rotation::train(sample, dimension, options.seed)
+    let some = if rows <= enough {
+        Cow::Borrowed(sample)
     } else {
-        let some = some_rows(sample, dimension, enough, &mut ChaCha8Rng::seed_from_u64(options.seed));
-        Rotation::train(&some, dimension, options.seed)
+        Cow::Owned(some_rows(sample, dimension, enough, &mut ChaCha8Rng::seed_from_u64(options.seed)))
+    };
+    let rotation = match options.axes {
+        Axes::Learned => Rotation::train(&some, dimension, options.seed),
+        Axes::Random => Rotation::random(&some, dimension, options.seed),
     };
     pause();
     let rotated = rotation.rotate_rows(sample);
@@ -100,61 +105,4 @@ pub fn untrained(options: &BuildOptions) -> Trained {
     let margins = vec![0.0; TARGETS.len()];
     let model = Model { rotation, quantiser, scatter, scatter_left_out: 1.0 / dimension as f32, margins };
     Trained { model, centroids, is_trained: false, scatter: 1.0 }
-}
-
-/// How far estimates of near rows fall short, see [`Model::margins`]: queries like the rows and beside them, each against
-/// some rows of the sample, exactly and by codes.
-fn margins(
-    sample: &[f32],
-    rotated: &[f32],
-    rotation: &Rotation,
-    quantiser: &Quantiser,
-    options: &BuildOptions,
-) -> Vec<f32> {
-    const QUERIES: usize = 256;
-    const ROWS: usize = 4096;
-    const NEAR: usize = 8;
-    let (dimension, axes) = (rotation.dimension(), rotation.axis_count());
-    let rows = (sample.len() / dimension).min(ROWS);
-    let dot = esr_vector::kernels().dot;
-    let half_norms = if options.metric == Metric::Euclidean { 0.5 } else { 0.0 };
-    let mut random = ChaCha8Rng::seed_from_u64(options.seed ^ 0x3a59_1ef2);
-    let mut codes = vec![0; quantiser.group_count()];
-    let mut decoded = vec![0.0; axes];
-    let mut shortfalls = Vec::with_capacity(QUERIES * NEAR);
-    for number in 0..QUERIES.min(rows) {
-        let own = random.random_range(0..sample.len() / dimension);
-        let mut query = sample[own * dimension..(own + 1) * dimension].to_vec();
-        if number % 2 == 1 {
-            let noise = dot(&query, &query).sqrt() * calibrate::NOISE / (dimension as f32).sqrt();
-            query.iter_mut().for_each(|x| *x += noise * normal(&mut random));
-        }
-        let direction = rotation.rotate_direction(&query);
-        let outside = (dot(&query, &query) - dot(&direction, &direction)).max(0.0);
-        let deviation = error_of_codes(rotation, quantiser, &direction, outside).sqrt().max(f32::MIN_POSITIVE);
-        let score = |row: usize| {
-            let vector = &sample[row * dimension..(row + 1) * dimension];
-            dot(&query, vector) - half_norms * dot(vector, vector)
-        };
-        let mut near: Vec<(f32, usize)> = (0..rows).filter(|&row| row != own).map(|row| (score(row), row)).collect();
-        let kept = NEAR.min(near.len());
-        if kept == 0 {
-            continue;
-        }
-        near.select_nth_unstable_by(kept - 1, |a, b| b.0.total_cmp(&a.0));
-        for &(_, row) in &near[..kept] {
-            let original = &rotated[row * axes..(row + 1) * axes];
-            quantiser.encode(&mut original.to_vec(), &mut codes);
-            quantiser.decode(codes.iter().copied(), &mut decoded);
-            let vector = &sample[row * dimension..(row + 1) * dimension];
-            let estimate = dot(&query, &rotation.mean) + dot(&direction, &decoded);
-            shortfalls.push((dot(&query, vector) - estimate) / deviation);
-        }
-    }
-    shortfalls.sort_by(f32::total_cmp);
-    let quantile = |share: f32| {
-        let place = (share * shortfalls.len() as f32) as usize;
-        shortfalls.get(place.min(shortfalls.len().saturating_sub(1))).map_or(3.0, |&shortfall| shortfall.max(0.0))
-    };
-    TARGETS.iter().map(|&share| quantile(share)).collect()
 }

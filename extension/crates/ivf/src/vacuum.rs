@@ -6,8 +6,9 @@
 
 use std::collections::HashSet;
 
+use crate::block::{self, Layout};
 use crate::chain;
-use crate::page::{self, Kind, Layout, ListHeader, META_BLOCK};
+use crate::page::{self, Kind, ListHeader, META_BLOCK};
 use crate::store::{Edit, NO_BLOCK, PageStore, RowId, StoreError};
 use crate::structure;
 
@@ -86,7 +87,7 @@ fn dead_rows<S: PageStore>(
     }
     let mut live = 0;
     let mut dead = Vec::new();
-    for (number, slot, rows) in page::rows_of(layout, &bytes) {
+    for (number, slot, rows) in block::rows_of(layout, &bytes) {
         live += 1;
         let row = rows.row(slot);
         if is_dead(row) {
@@ -109,7 +110,7 @@ fn remove<S: PageStore>(
         for &(number, slot, row) in dead {
             let rows = layout.block(edit.bytes(handle), number);
             if rows.live() >> slot & 1 == 1 && rows.row(slot) == row {
-                page::remove_row(layout, edit.bytes(handle), number, slot);
+                block::remove_row(layout, edit.bytes(handle), number, slot);
             }
         }
     }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use esr_ivf::build::{BuildOptions, RowSource, Silent};
+use esr_ivf::build::{Axes, BuildOptions, RowSource, Silent};
 use esr_ivf::memory::MemoryStore;
 use esr_ivf::{ExactVectors, Key, RowId, Search, SearchOptions, TableVectors, current};
 use esr_vector::Metric;
@@ -140,7 +140,15 @@ impl ExactVectors for Exact<'_> {
 }
 
 pub fn options(metric: Metric, dimension: usize) -> BuildOptions {
-    BuildOptions { metric, dimension: dimension as u32, lists: 0, threads: 2, memory_bytes: 64 << 20, seed: 1 }
+    BuildOptions {
+        metric,
+        dimension: dimension as u32,
+        lists: 0,
+        axes: Axes::Learned,
+        threads: 2,
+        memory_bytes: 64 << 20,
+        seed: 1,
+    }
 }
 
 pub fn built(table: &Table, options: &BuildOptions) -> MemoryStore {
