@@ -6,11 +6,24 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use esr_tests::cluster::{Cluster, Options, wait_until};
 use serde_json::json;
 
 use crate::latency::sound;
+
+/// How clips are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Way {
+    /// `esr_embed_speech` of arrays, nothing stored.
+    Arrays,
+    /// COPY, mode `sync`.
+    Copy,
+    /// COPY, mode `queue`.
+    Queue,
+    /// INSERT row by row from many connections, mode `sync`.
+    Rows,
+}
 
 /// What to write.
 #[derive(Args)]
@@ -24,6 +37,9 @@ pub struct WritingArguments {
     /// Connections that insert row by row.
     #[arg(long, default_value_t = 32)]
     connections: usize,
+    /// Which ways.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "arrays,copy,queue,rows")]
+    ways: Vec<Way>,
     /// Also let a client of this Python interpreter embed with onnxruntime and write into pgvector (`benches/python_client.py`
     /// says what it needs).
     #[arg(long, value_name = "PROGRAM")]
@@ -52,53 +68,50 @@ pub fn run(arguments: &WritingArguments) -> Result<()> {
         (0..arguments.clips).map(|i| sound(90.0 + 0.5 * i as f32, arguments.seconds)).collect::<Result<_>>()?;
     session.query_one("SELECT esr_embed_speech($1::bytea) IS NOT NULL", &[&clips[0]])?;
 
-    copy(&mut session, "bare", &clips)?;
-    let arrays = time(|| {
-        // What the embedder gives to somebody who only asks: arrays of 32, nothing stored.
-        session.batch_execute(
-            "SELECT count(esr_embed_speech(a)) FROM (SELECT array_agg(audio) a FROM bare GROUP BY id / 32) b",
-        )?;
-        Ok(())
-    })?;
-    let sync_copy = time(|| copy(&mut session, "sync", &clips))?;
-    let queue_copy = time(|| copy(&mut session, "queue", &clips))?;
-    let queue_done = queue_copy
-        + time(|| {
-            wait_until(Duration::from_secs(3600), || pending(&mut session).is_ok_and(|rows| rows == 0))
-                .context("the queue is not drained")
-        })?;
-    let rows = time(|| row_by_row(&cluster, arguments.connections, &clips))?;
-
     let bench = embedder_bench(arguments)?;
-    let python =
-        arguments.python.as_deref().map(|python| python_client(python, &cluster, arguments, &clips)).transpose()?;
-
+    println!("{} clips of {} s; clips/s, and against esr-embedder bench:", arguments.clips, arguments.seconds);
+    println!("  {:44}{bench:8.1}", "esr-embedder bench, no server");
+    let mut rates = serde_json::Map::from_iter([("bench".to_owned(), json!(bench))]);
+    let mut say = |name: &str, key: &str, rate: f64| {
+        println!("  {name:44}{rate:8.1} {:6.0} %", 100.0 * rate / bench);
+        rates.insert(key.to_owned(), json!(rate));
+    };
     let rate = |time: Duration| arguments.clips as f64 / time.as_secs_f64();
-    println!("{} clips of {} s; clips/s:", arguments.clips, arguments.seconds);
-    println!("  esr-embedder bench, no server                {bench:8.1}");
-    println!("  esr_embed_speech of arrays, nothing stored   {:8.1}", rate(arrays));
-    println!(
-        "  COPY, mode sync                              {:8.1} ({:.0} %)",
-        rate(sync_copy),
-        100.0 * rate(sync_copy) / bench
-    );
-    println!("  COPY, mode queue, until the last vector      {:8.1}", rate(queue_done));
-    println!(
-        "  INSERT by {:2} connections, mode sync          {:8.1} ({:.0} %)",
-        arguments.connections,
-        rate(rows),
-        100.0 * rate(rows) / bench
-    );
-    println!("  COPY, mode queue, until the commit           {:8.1}", rate(queue_copy));
-    if let Some(python) = python {
-        println!("  Python, onnxruntime and COPY into pgvector   {python:8.1}");
+    for way in &arguments.ways {
+        match way {
+            Way::Arrays => {
+                copy(&mut session, "bare", &clips)?;
+                // What the embedder gives to somebody who only asks: arrays of 32.
+                let ask =
+                    "SELECT count(esr_embed_speech(a)) FROM (SELECT array_agg(audio) a FROM bare GROUP BY id / 32) b";
+                let took = time(|| Ok(session.batch_execute(ask)?))?;
+                say("esr_embed_speech of arrays, nothing stored", "arrays", rate(took));
+            }
+            Way::Copy => say("COPY, mode sync", "copy_sync", rate(time(|| copy(&mut session, "sync", &clips))?)),
+            Way::Queue => {
+                let committed = time(|| copy(&mut session, "queue", &clips))?;
+                let drained = time(|| {
+                    wait_until(Duration::from_secs(3600), || pending(&mut session).is_ok_and(|rows| rows == 0))
+                        .context("the queue is not drained")
+                })?;
+                say("COPY, mode queue, until the last vector", "copy_queue", rate(committed + drained));
+                say("COPY, mode queue, until the commit", "copy_queue_commit", rate(committed));
+            }
+            Way::Rows => {
+                let took = time(|| row_by_row(&cluster, arguments.connections, &clips))?;
+                say(&format!("INSERT by {} connections, mode sync", arguments.connections), "rows_sync", rate(took));
+            }
+        }
+    }
+    if let Some(python) = &arguments.python {
+        let rate = python_client(python, &cluster, arguments, &clips)?;
+        say("Python, onnxruntime and COPY into pgvector", "python", rate);
     }
     println!(
         "{}",
         json!({
             "clips": arguments.clips, "seconds": arguments.seconds, "connections": arguments.connections,
-            "arrays_per_s": rate(arrays), "copy_sync_per_s": rate(sync_copy), "copy_queue_per_s": rate(queue_done),
-            "rows_sync_per_s": rate(rows), "bench_per_s": bench, "python_per_s": python, "processors": crate::measure::processors(),
+            "clips_per_s": rates, "processors": crate::measure::processors(),
         })
     );
     Ok(())
