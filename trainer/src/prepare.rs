@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use serde_json::json;
 use tch::{Kind, Tensor, no_grad};
 
-use crate::config::Config;
+use crate::config::{Config, Data};
 use crate::data::Clip;
 use crate::data::manifest;
 use crate::data::splits::{Speakers, Split};
@@ -44,17 +44,22 @@ pub struct Listed {
 /// All clips of the config's corpora with the roles of their speakers. Speakers of corpora that are not trained on are
 /// for testing, whatever their split files say.
 pub fn list(config: &Config, prompts: &Prompts) -> Result<Vec<Listed>> {
+    list_of(&config.data, prompts)
+}
+
+/// [`list`] for the data part of a config.
+pub fn list_of(data: &Data, prompts: &Prompts) -> Result<Vec<Listed>> {
     let mut all = vec![];
-    for corpus in config.data.train.iter().chain(&config.data.test) {
-        let trained = config.data.train.contains(corpus);
-        let roles = if trained { Speakers::read(&config.data.splits, corpus)? } else { Speakers::default() };
+    for corpus in data.train.iter().chain(&data.test) {
+        let trained = data.train.contains(corpus);
+        let roles = if trained { Speakers::read(&data.splits, corpus)? } else { Speakers::default() };
         if trained && !roles.trainable() {
             anyhow::bail!(
                 "data.train names {corpus} but {}/{corpus}.csv gives it no training speaker",
-                config.data.splits.display()
+                data.splits.display()
             );
         }
-        let clips = manifest::read(corpus, &config.data.root.join(corpus), prompts)?;
+        let clips = manifest::read(corpus, &data.root.join(corpus), prompts)?;
         all.extend(clips.into_iter().map(|clip| Listed { split: roles.role(&clip.speaker), clip }));
     }
     Ok(all)

@@ -136,6 +136,18 @@ impl Prompts {
         }
     }
 
+    /// One plain description of a class, always the same: each style's first adjective (or other phrase) in the first training
+    /// template. For training without prompt augmentation. Panics as [`Prompts::of_class`] does.
+    pub fn plain(&self, styles: &[String]) -> String {
+        let one = |name: &String| {
+            let style = self.style(name);
+            let form = FORMS.into_iter().find(|f| !phrases(style, Side::Train, f).is_empty()).unwrap_or(FORMS[0]);
+            let phrase = phrases(style, Side::Train, form).first().map_or(name.as_str(), String::as_str);
+            fill(&half(&self.templates[form], Side::Train)[0], &[("{x}", phrase)])
+        };
+        styles.iter().map(one).collect::<Vec<_>>().join(", ")
+    }
+
     fn of_style(&self, name: &str, side: Side) -> Vec<String> {
         let style = self.style(name);
         let mut all = vec![];
@@ -274,6 +286,16 @@ mod tests {
         }
         assert_eq!(prompts.concepts_of_label("singing, sad").unwrap(), ["singing", "sad"]);
         assert!(prompts.concepts_of_label("no such style").is_none());
+    }
+
+    #[test]
+    fn the_plain_description_is_one_of_the_training_prompts() {
+        let prompts = shipped();
+        for style in prompts.styles().map(String::from).collect::<Vec<_>>() {
+            let class = [style];
+            let plain = prompts.plain(&class);
+            assert!(prompts.of_class(&class, Side::Train).contains(&plain), "{plain}");
+        }
     }
 
     #[test]
