@@ -4,7 +4,7 @@
 # weights and outputs there, and runs the comparing tests. `--fixture` writes the tiny ones that are committed instead.
 #
 # PyTorch's wheel for Linux needs several GB of CUDA libraries at import, though the comparison runs on the CPU: empty
-# libraries of the same names take their place.
+# libraries of the same names take their place, and one that is loaded first has the names of the functions they lack.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 here="$(pwd)/target/parity"
@@ -16,8 +16,11 @@ if [ ! -e "$here/ready" ]; then
     pip="$here/venv/bin/python -m pip --disable-pip-version-check --quiet"
     $pip install "transformers==4.57.3" "numpy<2.4" safetensors sentencepiece protobuf "omegaconf==2.3.0" \
         sympy networkx jinja2 fsspec setuptools >&2
-    $pip install --no-deps "torch==$torch_version" "funasr==1.2.6" >&2
-    libs="$("$here/venv/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')/torch/lib"
+    $pip install --no-deps "torch==$torch_version" nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85 "funasr==1.2.6" >&2
+    site="$("$here/venv/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')"
+    libs="$site/torch/lib"
+    # These two are called at import.
+    find "$site/nvidia" \( -name 'libcudart.so.13' -o -name 'libcupti.so.13' \) -exec cp {} "$libs/" \;
     # Names that the wheel's libraries ask for and that are neither in it nor on this system.
     for library in "$libs"/*.so*; do
         readelf -d "$library" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p'
@@ -25,13 +28,17 @@ if [ ! -e "$here/ready" ]; then
         [ -e "$libs/$name" ] || ldconfig -p | grep -qF "$name " \
             || gcc -shared -fPIC -x c /dev/null -o "$libs/$name" -Wl,-soname,"$name"
     done
-    "$here/venv/bin/python" -c 'import torch; print("PyTorch", torch.__version__)' >&2
+    symbols() { for library in "$libs"/*.so*; do nm -D "$1" "$library" 2>/dev/null; done | awk '{print $NF}' | sed 's/@.*//' | sort -u; }
+    comm -23 <(symbols --undefined-only) <(symbols --defined-only) | grep -E '^(cu|nv|nccl|__nv)[A-Za-z0-9_]*$' \
+        | sed 's/.*/void &(void) {}/' >"$here/absent.c"
+    gcc -w -shared -fPIC -o "$here/libabsent.so" "$here/absent.c"
     touch "$here/ready"
 fi
 
+export OMP_NUM_THREADS=1
 if [ "${1:-}" = --fixture ]; then
-    exec "$here/venv/bin/python" trainer/parity/make_reference.py --tiny trainer/tests/reference
+    LD_PRELOAD="$here/libabsent.so" exec "$here/venv/bin/python" trainer/parity/make_reference.py --tiny trainer/tests/reference
 fi
-"$here/venv/bin/python" trainer/parity/make_reference.py "$here/reference"
+LD_PRELOAD="$here/libabsent.so" "$here/venv/bin/python" trainer/parity/make_reference.py "$here/reference"
 eval "$(scripts/fetch-libs.sh onnxruntime libtorch | sed 's/^/export /')"
 ESR_REFERENCE="$here/reference" cargo test -p esr-trainer --test reference -- --ignored --nocapture

@@ -203,7 +203,7 @@ def tokenizers():
 
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(corpus * 4), model_writer=model, vocab_size=90, model_type="unigram", pad_id=0, eos_id=1, unk_id=2, bos_id=-1,
+        sentence_iterator=iter(corpus * 4), model_writer=model, vocab_size=90, hard_vocab_limit=False, model_type="unigram", pad_id=0, eos_id=1, unk_id=2, bos_id=-1,
         normalization_rule_name="identity" if TINY else "nmt_nfkc", minloglevel=2)
     (OUT / "spiece.model").write_bytes(model.getvalue())
     t5 = T5TokenizerFast(vocab_file=str(OUT / "spiece.model"), extra_ids=100)

@@ -61,7 +61,8 @@ impl Checkpoint {
         };
         let header: Vec<u8> = serde_json::to_vec(&header)?;
         named.push(("header".into(), Tensor::from_slice(&header)));
-        let named: Vec<(String, Tensor)> = named.into_iter().map(|(k, t)| (k, t.to_device(Device::Cpu).contiguous())).collect();
+        let named: Vec<(String, Tensor)> =
+            named.into_iter().map(|(k, t)| (k, t.to_device(Device::Cpu).contiguous())).collect();
         let target = file(work);
         let beside = target.with_extension("part");
         Tensor::write_safetensors(&named, &beside).with_context(|| format!("cannot write {}", beside.display()))?;

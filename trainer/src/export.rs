@@ -166,13 +166,7 @@ pub fn write_card(config: &Config, folder: &Path, results: &[CorpusScores]) -> R
     write(folder, CARD_FILE, out.as_bytes())
 }
 
-fn golden(
-    speech: &Graph,
-    text: &Graph,
-    params: &Params,
-    tokenizer: &TextTokenizer,
-    longest: f64,
-) -> Result<Golden> {
+fn golden(speech: &Graph, text: &Graph, params: &Params, tokenizer: &TextTokenizer, longest: f64) -> Result<Golden> {
     let row =
         |out: BTreeMap<String, Tensor>| -> Result<Vec<f32>> { Ok(Vec::<f32>::try_from(out["embedding"].get(0))?) };
     let mut texts = vec![];

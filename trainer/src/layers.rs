@@ -41,13 +41,7 @@ pub struct AttentionPaths {
 
 /// Multi-head self-attention over `[batch, time, width]`; `bias` is added to the scores (masks, relative positions), and
 /// `dropout` acts on their softmax.
-pub fn attention<'g>(
-    x: Value<'g>,
-    paths: &AttentionPaths,
-    heads: usize,
-    bias: Value<'g>,
-    dropout: f64,
-) -> Value<'g> {
+pub fn attention<'g>(x: Value<'g>, paths: &AttentionPaths, heads: usize, bias: Value<'g>, dropout: f64) -> Value<'g> {
     let width = x.width(0);
     let scale = 1.0 / ((width / heads) as f32).sqrt();
     let query = linear(x, &paths.query, width).split_heads(heads) * scale;

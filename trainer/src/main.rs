@@ -8,10 +8,10 @@ use clap::{Parser, Subcommand};
 use esr_trainer::config::Config;
 use esr_trainer::data::splits::Split;
 use esr_trainer::evaluate::{self, Model};
+use esr_trainer::finetune::config::Finetune;
 use esr_trainer::onnx::Precision;
 use esr_trainer::prepare::{self, Form};
 use esr_trainer::prompts::Side;
-use esr_trainer::finetune::config::Finetune;
 use esr_trainer::{checkpoint, export, finetune, paper, train, tune_text};
 
 /// Trains the speech and text encoders of esr.

@@ -168,7 +168,8 @@ impl Writer<'_> {
             Op::Distance { skip } => self.distance(x(0), *skip as i64),
             Op::Prepend => self.prepend(x(0), x(1)),
             Op::Skip { count } => {
-                let (start, end, axis) = (self.integers(&[*count as i64]), self.integers(&[i64::MAX]), self.integers(&[1]));
+                let (start, end, axis) =
+                    (self.integers(&[*count as i64]), self.integers(&[i64::MAX]), self.integers(&[1]));
                 self.node("Slice", &[x(0), &start, &end, &axis], vec![])
             }
             Op::First => {

@@ -76,7 +76,8 @@ mod tests {
     fn a_parameter_that_joins_late_starts_like_an_early_one() {
         let one = || Tensor::ones([1], (Kind::Float, Device::Cpu)).set_requires_grad(true);
         let (early, late) = (one(), one());
-        let params = Params::from([("early".to_string(), early.shallow_clone()), ("late".to_string(), late.shallow_clone())]);
+        let params =
+            Params::from([("early".to_string(), early.shallow_clone()), ("late".to_string(), late.shallow_clone())]);
         let mut adam = AdamW::default();
         for step in 0..50 {
             let loss: Tensor = if step < 49 { &early * 2.0 } else { &early * 2.0 + &late * 2.0 };

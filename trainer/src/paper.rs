@@ -264,7 +264,16 @@ mod tests {
     fn the_shipped_configs_are_the_eight_pairs() {
         let configs = read_configs(&Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/paper")).unwrap();
         let names: Vec<&str> = configs.keys().map(String::as_str).collect();
-        let wanted = ["emotion2vec-bert", "emotion2vec-flan-t5", "emotion2vec-roberta", "emotion2vec-t5", "wavlm-bert", "wavlm-flan-t5", "wavlm-roberta", "wavlm-t5"];
+        let wanted = [
+            "emotion2vec-bert",
+            "emotion2vec-flan-t5",
+            "emotion2vec-roberta",
+            "emotion2vec-t5",
+            "wavlm-bert",
+            "wavlm-flan-t5",
+            "wavlm-roberta",
+            "wavlm-t5",
+        ];
         assert_eq!(names, wanted);
         for (name, config) in &configs {
             let bert = name.ends_with("-bert");

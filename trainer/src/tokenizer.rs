@@ -21,7 +21,10 @@ impl TextTokenizer {
     /// (byte-level BPE, RoBERTa), or a SentencePiece `*.model` (T5).
     pub fn read(path: &Path, max_tokens: usize) -> Result<Self> {
         let bytes = std::fs::read(path).with_context(|| {
-            format!("cannot read the tokenizer {}; scripts/fetch-weights.sh downloads that of the default", path.display())
+            format!(
+                "cannot read the tokenizer {}; scripts/fetch-weights.sh downloads that of the default",
+                path.display()
+            )
         })?;
         let is = |part: Option<&std::ffi::OsStr>, what: &str| part.is_some_and(|p| p == what);
         let in_file = || format!("in {}", path.display());

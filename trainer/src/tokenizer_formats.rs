@@ -4,8 +4,6 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use prost::Message;
 use serde_json::{Value, json};
 
@@ -72,7 +70,7 @@ pub fn sentencepiece(bytes: &[u8]) -> Result<Value> {
     ];
     let rules = model.normalizer.unwrap_or_default().rules;
     if !rules.is_empty() {
-        normalizers.insert(0, json!({"type": "Precompiled", "precompiled_charsmap": STANDARD.encode(rules)}));
+        normalizers.insert(0, json!({"type": "Precompiled", "precompiled_charsmap": base64::encode(rules)}));
     }
     let space = json!({"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "always", "split": true});
     Ok(json!({

@@ -61,16 +61,18 @@ fn grouped_convolutions() {
 
 #[test]
 fn positions_and_tokens() {
-    check(|x| x.split_heads(2).matmul(x.split_heads(2).transpose()) + x.relative_bias(x.graph().param("b", &[8, 2]), 3));
+    check(|x| {
+        x.split_heads(2).matmul(x.split_heads(2).transpose()) + x.relative_bias(x.graph().param("b", &[8, 2]), 3)
+    });
     check(|x| x.split_heads(2).matmul(x.split_heads(2).transpose()) + x.distance(2) * -0.5);
     check(|x| x.prepend(x.graph().param("tokens", &[3, 6])));
     check(|x| x.prepend(x.graph().param("tokens", &[3, 6])).skip(3) + x);
     check(|x| x.first());
     check(|x| x.layer_drop(x * 2.0, 0.5));
-    let hide = |x: Value<'_>| x.graph().input("m", &[Dim::Batch, x.shape()[1]]);
     let g = Graph::new();
     let x = g.input("x", &[Dim::Batch, g.time("time"), Dim::Fixed(6)]);
-    g.output("y", x.mask_spans(g.param("filler", &[6]), hide(x), 0.5, 2, 1));
+    let mask = g.input("m", &[Dim::Batch, x.shape()[1]]);
+    g.output("y", x.mask_spans(g.param("filler", &[6]), mask, 0.5, 2, 1));
     let inputs = [("x", &Tensor::randn([2, 5, 6], FLOAT)), ("m", &Tensor::ones([2, 5], FLOAT))];
     compare(&g, &random_params(&g, 1), &inputs);
 }
@@ -88,7 +90,13 @@ fn distances_and_buckets_are_those_of_a_naive_table() {
         for j in 0..5i64 {
             let far = if i < 2 || j < 2 { 0 } else { (i - j).abs() };
             assert_eq!(out["distance"].double_value(&[0, 0, i, j]), far as f64);
-            let bucket = if i == j { 0 } else if j < i { 1 } else { 3 };
+            let bucket = if i == j {
+                0
+            } else if j < i {
+                1
+            } else {
+                3
+            };
             assert_eq!(out["bias"].double_value(&[0, 0, i, j]), f64::from(bucket), "from {i} to {j}");
         }
     }
@@ -143,7 +151,9 @@ fn voices(lengths: &[i64], padding: i64) -> (Tensor, Tensor) {
 #[test]
 fn speech_encoders_in_both_interpreters() {
     for backbone in [wavlm(), emotion2vec()] {
-        for (mask, normalise) in [(true, Normalisation::Clip), (true, Normalisation::None), (false, Normalisation::None)] {
+        for (mask, normalise) in
+            [(true, Normalisation::Clip), (true, Normalisation::None), (false, Normalisation::None)]
+        {
             let graph = speech(backbone.clone(), mask, normalise).record(10);
             let params = random_params(&graph, 3);
             for (lengths, padding) in [(vec![400], 0), (vec![9_000, 4_801], 333), (vec![2_500, 400, 7_000], 0)] {
@@ -163,7 +173,8 @@ fn a_padded_batch_gives_the_same_as_the_clip_alone() {
                 let graph = speech(backbone.clone(), mask, normalise).record(10);
                 let params = random_params(&graph, 4);
                 let (waveform, length) = voices(&lengths, 1_234);
-                let together = run_onnx(&graph, &params, &[("waveform", &waveform), ("length", &length)], Precision::Float);
+                let together =
+                    run_onnx(&graph, &params, &[("waveform", &waveform), ("length", &length)], Precision::Float);
                 let alone = |n: i64| {
                     let (own, length) = (lengths[n as usize], length.narrow(0, n, 1));
                     let clip = waveform.narrow(0, n, 1).narrow(1, 0, own);
@@ -185,7 +196,8 @@ fn recording_level_does_not_matter_when_clips_are_normalised() {
     let params = random_params(&graph, 5);
     let (waveform, length) = voices(&[5_000], 0);
     let at = |gain: f64| {
-        run(&graph, &params, &[("waveform", &(&waveform * gain)), ("length", &length)], false)["embedding"].shallow_clone()
+        run(&graph, &params, &[("waveform", &(&waveform * gain)), ("length", &length)], false)["embedding"]
+            .shallow_clone()
     };
     assert!(difference(&at(1.0), &at(4.0)) < 1e-3);
 }
@@ -196,7 +208,16 @@ fn text(backbone: TextBackbone, pooling: TextPooling) -> TextEncoder {
 
 fn text_encoders() -> Vec<TextEncoder> {
     let bert = |family| {
-        TextBackbone::Bert(Bert { family, vocabulary: 50, width: 12, hidden: 24, layers: 2, heads: 3, positions: 32, epsilon: 1e-6 })
+        TextBackbone::Bert(Bert {
+            family,
+            vocabulary: 50,
+            width: 12,
+            hidden: 24,
+            layers: 2,
+            heads: 3,
+            positions: 32,
+            epsilon: 1e-6,
+        })
     };
     let t5 = |feed_forward| {
         TextBackbone::T5(T5 { feed_forward, vocabulary: 50, width: 12, hidden: 24, layers: 2, heads: 3, head_width: 5 })
@@ -219,7 +240,11 @@ fn tokens() -> (Tensor, Tensor) {
 fn text_encoders_in_both_interpreters_and_beside_others() {
     let (ids, mask) = tokens();
     for net in text_encoders() {
-        compare(&net.record_pooled(), &random_params(&net.record_pooled(), 6), &[("input_ids", &ids), ("attention_mask", &mask)]);
+        compare(
+            &net.record_pooled(),
+            &random_params(&net.record_pooled(), 6),
+            &[("input_ids", &ids), ("attention_mask", &mask)],
+        );
         let graph = net.record_served(10);
         let params = random_params(&graph, 6);
         compare(&graph, &params, &[("input_ids", &ids), ("attention_mask", &mask)]);
@@ -255,7 +280,10 @@ fn training_is_random_and_inference_is_not() {
     let (waveform, length) = voices(&[9_000, 7_000], 0);
     let inputs = [("waveform", &waveform), ("length", &length)];
     for backbone in [wavlm(), emotion2vec()] {
-        let noise = |noise: Noise| WaveformEncoder { noise: Some(noise), ..speech(backbone.clone(), true, Normalisation::None) };
+        let noise = |noise: Noise| WaveformEncoder {
+            noise: Some(noise),
+            ..speech(backbone.clone(), true, Normalisation::None)
+        };
         let each = [
             Noise { hidden: 0.3, ..Noise::default() },
             Noise { attention: 0.3, ..Noise::default() },
@@ -269,7 +297,10 @@ fn training_is_random_and_inference_is_not() {
             let params = random_params(&graph, 7);
             let once = |training| run(&graph, &params, &inputs, training)["embedding"].shallow_clone();
             tch::manual_seed(1);
-            assert!((0..12).any(|_| difference(&once(true), &once(true)) > 1e-4), "{noise_kind:?} does nothing in training");
+            assert!(
+                (0..12).any(|_| difference(&once(true), &once(true)) > 1e-4),
+                "{noise_kind:?} does nothing in training"
+            );
             assert_eq!(difference(&once(false), &once(false)), 0.0);
         }
         let graph = noise(Noise::default()).record(10);
@@ -283,17 +314,27 @@ fn training_is_random_and_inference_is_not() {
 fn every_parameter_gets_a_gradient() {
     let (waveform, length) = voices(&[9_000, 7_000], 0);
     for backbone in [wavlm(), emotion2vec()] {
-        let net = WaveformEncoder { noise: Some(Noise { mask_time: 0.3, ..Noise::default() }), ..speech(backbone, true, Normalisation::None) };
+        let net = WaveformEncoder {
+            noise: Some(Noise { mask_time: 0.3, ..Noise::default() }),
+            ..speech(backbone, true, Normalisation::None)
+        };
         let graph = net.record(10);
         let params = random_params(&graph, 8);
         params.values().for_each(|p| drop(p.set_requires_grad(true)));
         tch::manual_seed(2);
-        run(&graph, &params, &[("waveform", &waveform), ("length", &length)], true)["raw"].sin().sum(Kind::Float).backward();
+        run(&graph, &params, &[("waveform", &waveform), ("length", &length)], true)["raw"]
+            .sin()
+            .sum(Kind::Float)
+            .backward();
         for (name, p) in &params {
             let gradient = p.grad();
-            assert!(gradient.defined() && gradient.isfinite().all().int64_value(&[]) == 1, "{name} gets no finite gradient");
+            assert!(
+                gradient.defined() && gradient.isfinite().all().int64_value(&[]) == 1,
+                "{name} gets no finite gradient"
+            );
             // A bias before a softmax over keys changes nothing; everything else does. ALiBi's scale may be clamped at zero.
-            let idle = name.ends_with("k_proj.bias") || name.ends_with("attn.key.bias") || name.ends_with("alibi_scale");
+            let idle =
+                name.ends_with("k_proj.bias") || name.ends_with("attn.key.bias") || name.ends_with("alibi_scale");
             assert!(idle || gradient.abs().max().double_value(&[]) > 0.0, "{name} gets no gradient");
         }
     }

@@ -75,8 +75,12 @@ fn write_weights(folder: &Path) {
 fn write_corpora(root: &Path, takes: usize) {
     std::fs::create_dir_all(root.join("splits")).unwrap();
     std::fs::write(root.join("prompts.toml"), PROMPTS).unwrap();
-    let format =
-        hound::WavSpec { channels: 1, sample_rate: 16_000, bits_per_sample: 16, sample_format: hound::SampleFormat::Int };
+    let format = hound::WavSpec {
+        channels: 1,
+        sample_rate: 16_000,
+        bits_per_sample: 16,
+        sample_format: hound::SampleFormat::Int,
+    };
     let mut state = 1u32;
     for (corpus, styles) in [("iemocap", 2), ("esd", 3), ("expresso", 2)] {
         let folder = root.join(corpus);
@@ -84,7 +88,9 @@ fn write_corpora(root: &Path, takes: usize) {
         let (mut manifest, mut split) = (String::from("path,speaker,style\n"), String::from("speaker,split\n"));
         for (speaker, role) in ["train", "train", "train", "val", "test"].into_iter().enumerate() {
             split += &format!("s{speaker},{role}\n");
-            for (style, hertz, noise) in &[("calm", 150.0f32, 0.02f32), ("angry", 900.0, 0.2), ("whisper", 0.0, 0.5)][..styles] {
+            for (style, hertz, noise) in
+                &[("calm", 150.0f32, 0.02f32), ("angry", 900.0, 0.2), ("whisper", 0.0, 0.5)][..styles]
+            {
                 for take in 0..takes {
                     let name = format!("s{speaker}_{style}_{take}.wav");
                     let mut writer = hound::WavWriter::create(folder.join(&name), format).unwrap();
@@ -128,7 +134,14 @@ fn miniature(root: &Path, speech: &str, text: &str) -> toml::Table {
     set("speech", "weights", format!("{speech}.safetensors").into());
     set("text", "weights", format!("{text}.safetensors").into());
     set("text", "tokenizer", tokenizer.into());
-    for (key, value) in [("epochs", 3), ("batch", 6), ("contrastive_from", 1), ("discriminator_from", 2), ("keep_every", 2), ("keep_all_from", 0)] {
+    for (key, value) in [
+        ("epochs", 3),
+        ("batch", 6),
+        ("contrastive_from", 1),
+        ("discriminator_from", 2),
+        ("keep_every", 2),
+        ("keep_all_from", 0),
+    ] {
         set("training", key, value.into());
     }
     for (key, value) in [("crop", 0.25), ("rate", 1e-2), ("classifier_rate", 1e-2), ("discriminator_rate", 1e-3)] {
@@ -198,7 +211,12 @@ fn eight_pairs_and_the_ablations_in_one_command() {
     };
     let precisions = |r: &Run| r.corpora.iter().map(|c| c.mean.precision).collect::<Vec<_>>();
     assert!(precisions(find(0, 1)) != precisions(find(0, 2)) || precisions(find(0, 1)) != precisions(find(3, 1)));
-    for line in ["| wavlm-flan-t5 | ", "| full method | ", "| without adversary and augmentation and classifier | ", "| chance | "] {
+    for line in [
+        "| wavlm-flan-t5 | ",
+        "| full method | ",
+        "| without adversary and augmentation and classifier | ",
+        "| chance | ",
+    ] {
         assert_eq!(report.lines().filter(|l| l.starts_with(line)).count() % 3, 0, "{line}\n{report}");
         assert!(report.contains(line), "{line}\n{report}");
     }
@@ -230,7 +248,9 @@ fn an_interrupted_run_equals_an_unbroken_one() {
     let lines = std::fs::read_to_string(broken.data.work.join("metrics.jsonl")).unwrap();
     let lines: Vec<&str> = lines.lines().collect();
     assert_eq!(lines.len(), 3);
-    assert!(!lines[0].contains("contrastive") && lines[1].contains("contrastive") && !lines[1].contains("discriminator"));
+    assert!(
+        !lines[0].contains("contrastive") && lines[1].contains("contrastive") && !lines[1].contains("discriminator")
+    );
     assert!(lines[2].contains("discriminator") && lines[2].contains("validation"));
     // Another config does not go on with this checkpoint.
     let other = Finetune { dimension: 11, ..broken };

@@ -36,7 +36,10 @@ pub struct CorpusQuality {
 pub fn evaluate(config: &Finetune) -> Result<Vec<CorpusQuality>> {
     let device = config.training.device()?;
     let params = load(config, device)?.with_context(|| {
-        format!("there is no checkpoint in {}; run `esr-trainer finetune` with this config first", config.data.work.display())
+        format!(
+            "there is no checkpoint in {}; run `esr-trainer finetune` with this config first",
+            config.data.work.display()
+        )
     })?;
     let prompts = Prompts::read(&config.data.prompts)?;
     let clips: Vec<Clip> =
@@ -48,7 +51,8 @@ pub fn evaluate(config: &Finetune) -> Result<Vec<CorpusQuality>> {
 
 /// The results as a table for a terminal or a model card.
 pub fn table(results: &[CorpusQuality]) -> String {
-    let mut out = String::from("| corpus | clips | R@1 | R@5 | R@10 | mAP | chance R@1 |\n|---|---|---|---|---|---|---|\n");
+    let mut out =
+        String::from("| corpus | clips | R@1 | R@5 | R@10 | mAP | chance R@1 |\n|---|---|---|---|---|---|---|\n");
     for r in results {
         let q = &r.mean;
         out += &format!(

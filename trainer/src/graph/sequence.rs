@@ -94,11 +94,7 @@ impl<'g> Value<'g> {
         if probability == 0.0 {
             return self;
         }
-        self.graph.push(
-            Op::MaskSpans { probability, length, fewest },
-            vec![self.id, filler.id, mask.id],
-            shape,
-        )
+        self.graph.push(Op::MaskSpans { probability, length, fewest }, vec![self.id, filler.id, mask.id], shape)
     }
 }
 

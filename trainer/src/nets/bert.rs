@@ -54,8 +54,7 @@ impl Bert {
         epsilon: 1e-12,
     };
     /// RoBERTa-base.
-    pub const ROBERTA_BASE: Bert =
-        Bert { family: Family::Roberta, vocabulary: 50_265, epsilon: 1e-5, ..Bert::BASE };
+    pub const ROBERTA_BASE: Bert = Bert { family: Family::Roberta, vocabulary: 50_265, epsilon: 1e-5, ..Bert::BASE };
 }
 
 /// Dropout inside a text encoder, in training.

@@ -95,13 +95,12 @@ pub fn emotion2vec<'g>(
 /// that a clip has the same neighbours in a batch as alone.
 fn positions<'g>(net: &Emotion2vec, x: Value<'g>, mask: Option<Value<'g>>, path: &str) -> Value<'g> {
     let g = x.graph();
-    let (ones, zeros) = (g.constant(&[net.width], vec![1.0; net.width]), g.constant(&[net.width], vec![0.0; net.width]));
+    let (ones, zeros) =
+        (g.constant(&[net.width], vec![1.0; net.width]), g.constant(&[net.width], vec![0.0; net.width]));
     let mut x = x;
     for n in 1..=net.position_layers {
-        let kernel = g.param(
-            &format!("{path}.{n}.0.weight"),
-            &[net.width, net.width / net.position_groups, net.position_width],
-        );
+        let kernel =
+            g.param(&format!("{path}.{n}.0.weight"), &[net.width, net.width / net.position_groups, net.position_width]);
         let y = x.transpose().grouped_conv1d(kernel, 1, net.position_width / 2, net.position_groups)
             + g.param(&format!("{path}.{n}.0.bias"), &[net.width]).unsqueeze(1);
         x = y.transpose().layer_norm(ones, zeros, EPSILON).map(Function::Gelu);

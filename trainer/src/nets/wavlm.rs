@@ -67,8 +67,7 @@ pub fn wavlm<'g>(
     let g = waveform.graph();
     let known = masked.then_some(length);
     let kind = ConvNorm::FirstOverTime;
-    let features =
-        conv_features(waveform, known, kind, net.channels, &format!("{path}.feature_extractor.conv_layers"));
+    let features = conv_features(waveform, known, kind, net.channels, &format!("{path}.feature_extractor.conv_layers"));
     let mask = valid_frames(length, features, 0);
     let normal = layer_norm(features.transpose(), &format!("{path}.feature_projection.layer_norm"), EPSILON);
     let mut x = linear(normal, &format!("{path}.feature_projection.projection"), net.width).dropout(noise.features);
@@ -83,10 +82,7 @@ pub fn wavlm<'g>(
     }
     x = x + positions(net, x, &format!("{path}.encoder.pos_conv_embed.conv"));
     x = layer_norm(x, &format!("{path}.encoder.layer_norm"), EPSILON).dropout(noise.hidden);
-    let table = g.param(
-        &format!("{path}.encoder.layers.0.attention.rel_attn_embed.weight"),
-        &[net.buckets, net.heads],
-    );
+    let table = g.param(&format!("{path}.encoder.layers.0.attention.rel_attn_embed.weight"), &[net.buckets, net.heads]);
     let bias = x.relative_bias(table, net.max_distance);
     let hidden = masked.then(|| crate::layers::hide_masked(mask));
     for n in 0..net.layers {
@@ -100,10 +96,8 @@ pub fn wavlm<'g>(
 /// Positional convolution: the even kernel sees one frame more before than after.
 fn positions<'g>(net: &Wavlm, x: Value<'g>, path: &str) -> Value<'g> {
     let (g, half) = (x.graph(), net.position_width / 2);
-    let direction = g.param(
-        &format!("{path}.weight_v"),
-        &[net.width, net.width / net.position_groups, net.position_width],
-    );
+    let direction =
+        g.param(&format!("{path}.weight_v"), &[net.width, net.width / net.position_groups, net.position_width]);
     let length = (direction * direction).reduce(Fold::Sum, 0).reduce(Fold::Sum, 1).map(Function::Sqrt);
     let kernel = direction * (g.param(&format!("{path}.weight_g"), &[1, 1, net.position_width]) / length);
     let padded = x.transpose().pad(half, net.position_width - 1 - half, Border::Zero);

@@ -45,7 +45,9 @@ pub fn mask_spans(x: &Tensor, filler: &Tensor, mask: &Tensor, probability: f64, 
         let starts = count - (length - 1);
         let spans = wanted.max(fewest).min(count / length).min(starts);
         if spans > 0 {
-            for start in Vec::<i64>::try_from(Tensor::randperm(starts, INTEGERS).narrow(0, 0, spans)).unwrap_or_default() {
+            for start in
+                Vec::<i64>::try_from(Tensor::randperm(starts, INTEGERS).narrow(0, 0, spans)).unwrap_or_default()
+            {
                 let _ = hidden.get(item).narrow(0, start, length).fill_(1);
             }
         }
@@ -61,7 +63,8 @@ mod tests {
     #[test]
     fn spans_cover_about_the_share_and_stay_inside() {
         tch::manual_seed(4);
-        let (x, filler) = (Tensor::zeros([8, 400, 2], (Kind::Float, Device::Cpu)), Tensor::ones([2], (Kind::Float, Device::Cpu)));
+        let (x, filler) =
+            (Tensor::zeros([8, 400, 2], (Kind::Float, Device::Cpu)), Tensor::ones([2], (Kind::Float, Device::Cpu)));
         let valid = Tensor::from_slice(&[400i64, 400, 400, 400, 200, 30, 12, 5]);
         let mask = Tensor::arange(400, INTEGERS).unsqueeze(0).lt_tensor(&valid.unsqueeze(1)).to_kind(Kind::Float);
         let got = mask_spans(&x, &filler, &mask, 0.3, 10, 2);
@@ -76,7 +79,8 @@ mod tests {
     #[test]
     fn layers_are_dropped_as_often_as_asked_and_only_in_training() {
         tch::manual_seed(5);
-        let (zero, one) = (Tensor::zeros([1], (Kind::Float, Device::Cpu)), Tensor::ones([1], (Kind::Float, Device::Cpu)));
+        let (zero, one) =
+            (Tensor::zeros([1], (Kind::Float, Device::Cpu)), Tensor::ones([1], (Kind::Float, Device::Cpu)));
         let kept = |training| -> f64 {
             (0..2000).map(|_| layer_drop(&zero, &one, 0.25, training).double_value(&[0])).sum::<f64>() / 2000.0
         };

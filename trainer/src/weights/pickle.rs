@@ -333,15 +333,16 @@ fn storage(id: &Item) -> Item {
 fn call(function: &Item, arguments: Item) -> Item {
     let (Item::Global(name), Item::Tuple(arguments)) = (function, arguments) else { return Item::Other };
     match (name.as_str(), arguments.as_slice()) {
-        ("torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_tensor", [Item::Storage(s), Item::Integer(offset), size, stride, ..]) => {
-            match (integers(size), integers(stride)) {
-                (Some(size), Some(stride)) => {
-                    Item::Tensor(View { storage: s.clone(), offset: *offset, size, stride })
-                }
-                _ => Item::Other,
-            }
+        (
+            "torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_tensor",
+            [Item::Storage(s), Item::Integer(offset), size, stride, ..],
+        ) => match (integers(size), integers(stride)) {
+            (Some(size), Some(stride)) => Item::Tensor(View { storage: s.clone(), offset: *offset, size, stride }),
+            _ => Item::Other,
+        },
+        ("torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state", [tensor, ..]) => {
+            tensor.clone()
         }
-        ("torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state", [tensor, ..]) => tensor.clone(),
         ("torch.Size", [size]) => size.clone(),
         ("collections.OrderedDict", pairs) => {
             let dict: Shared<(Item, Item)> = Shared::default();

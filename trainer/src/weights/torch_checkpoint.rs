@@ -55,9 +55,8 @@ impl File<'_> {
         }
         let flat = &self.decoded[key];
         let steps = view.size.iter().zip(&view.stride);
-        let valid = view.size.len() == view.stride.len()
-            && view.offset >= 0
-            && steps.clone().all(|(n, s)| *n >= 0 && *s >= 0);
+        let valid =
+            view.size.len() == view.stride.len() && view.offset >= 0 && steps.clone().all(|(n, s)| *n >= 0 && *s >= 0);
         ensure!(valid, "size {:?}, stride {:?}, offset {}", view.size, view.stride, view.offset);
         let last = steps.map(|(n, s)| (n - 1).max(0).saturating_mul(*s)).fold(view.offset, i64::saturating_add);
         let empty = view.size.contains(&0);
