@@ -263,7 +263,7 @@ fn a_run_learns_and_is_served() {
     let root = folder.path();
     for (speech, text) in [("wavlm", "roberta"), ("emotion2vec", "flan-t5")] {
         let mut config = single(root, speech, text, speech);
-        config.training.epochs = 12;
+        config.training.epochs = 24;
         config.speech.net.noise = Some(Noise::default());
         config.speech.net.mask = true;
         train(&config, false, None).unwrap();

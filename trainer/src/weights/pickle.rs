@@ -89,7 +89,7 @@ impl<'a> Machine<'a> {
             b'.' => return Ok(Some(true)),
             b'(' => self.marks.push(self.stack.len()),
             b'0' => drop(self.pop()?),
-            b'1' => drop(self.to_mark()?),
+            b'1' => drop(self.since_mark()?),
             b'2' => self.push(self.top()?.clone()),
             b'N' | 0x88 | 0x89 => self.push(Item::Other),
             b'K' => self.number(1)?,
@@ -127,12 +127,12 @@ impl<'a> Machine<'a> {
                 self.push(Item::Tuple(items));
             }
             b't' => {
-                let items = self.to_mark()?;
+                let items = self.since_mark()?;
                 self.push(Item::Tuple(items));
             }
             b']' | 0x8f => self.push(Item::List(Shared::default())),
             b'l' | 0x91 => {
-                let items = self.to_mark()?;
+                let items = self.since_mark()?;
                 self.push(Item::List(Rc::new(RefCell::new(items))));
             }
             b'a' => {
@@ -140,12 +140,12 @@ impl<'a> Machine<'a> {
                 self.extend(vec![item])?;
             }
             b'e' | 0x90 => {
-                let items = self.to_mark()?;
+                let items = self.since_mark()?;
                 self.extend(items)?;
             }
             b'}' => self.push(Item::Dict(Shared::default())),
             b'd' => {
-                let items = self.to_mark()?;
+                let items = self.since_mark()?;
                 self.push(Item::Dict(Shared::default()));
                 self.assign(items)?;
             }
@@ -154,7 +154,7 @@ impl<'a> Machine<'a> {
                 self.assign(vec![key, value])?;
             }
             b'u' => {
-                let items = self.to_mark()?;
+                let items = self.since_mark()?;
                 self.assign(items)?;
             }
             b'q' | b'r' | b'p' | 0x94 => {
@@ -199,13 +199,13 @@ impl<'a> Machine<'a> {
                 self.push(Item::Other);
             }
             b'o' => {
-                self.to_mark()?;
+                self.since_mark()?;
                 self.push(Item::Other);
             }
             b'i' => {
                 self.line()?;
                 self.line()?;
-                self.to_mark()?;
+                self.since_mark()?;
                 self.push(Item::Other);
             }
             // The state of an object; an ordered dictionary keeps its entries.
@@ -293,7 +293,7 @@ impl<'a> Machine<'a> {
         self.stack.last().context("the pickle takes more than it has")
     }
 
-    fn to_mark(&mut self) -> Result<Vec<Item>> {
+    fn since_mark(&mut self) -> Result<Vec<Item>> {
         let from = self.marks.pop().context("the pickle has no mark")?;
         ensure!(from <= self.stack.len(), "the pickle takes what lies before its mark");
         Ok(self.stack.split_off(from))

@@ -36,11 +36,13 @@ fn parse(bytes: &[u8]) -> Result<Params> {
     Ok(found)
 }
 
+type ReadStorage<'a> = Box<dyn FnMut(&str) -> Result<Vec<u8>> + 'a>;
+
 /// A checkpoint whose numbers are decoded when they are asked for.
 struct File<'a> {
     root: Item,
     /// Reads the bytes of a storage by its key.
-    storage: Box<dyn FnMut(&str) -> Result<Vec<u8>> + 'a>,
+    storage: ReadStorage<'a>,
     decoded: BTreeMap<String, Tensor>,
 }
 
