@@ -11,7 +11,7 @@ use esr_trainer::evaluate::{self, Model};
 use esr_trainer::onnx::Precision;
 use esr_trainer::prepare::{self, Form};
 use esr_trainer::prompts::Side;
-use esr_trainer::{checkpoint, export, train, tune_text};
+use esr_trainer::{checkpoint, export, protocol, questions, train, tune_text};
 
 /// Trains the speech and text encoders of esr.
 ///
@@ -97,6 +97,14 @@ enum Command {
         #[arg(long, requires = "bundle")]
         card: bool,
     },
+    /// The paper's protocol: one clip of a style among 400 of other styles, exactly and by sampled trials.
+    ///
+    /// Prints R@1, R@5, R@10 and R@20 with confidence intervals, by corpus, by style and by length of utterance (the paper's
+    /// Figure 3); draws that curve and, with --draw, both modalities in the plane.
+    Protocol(protocol::command::Arguments),
+    /// One of the paper's open questions, as tables and figures.
+    #[command(subcommand)]
+    Question(questions::command::Question),
     /// Write the latest checkpoint as a bundle that the embedder can serve.
     ///
     /// The bundle is opened again and checked through ONNX Runtime before the command succeeds.
@@ -172,6 +180,8 @@ fn work(arguments: Arguments) -> Result<()> {
                 export::write_card(&config, folder, &results)?;
             }
         }
+        Command::Protocol(arguments) => arguments.subject.give(&protocol::command::run(&arguments)?)?,
+        Command::Question(question) => drop(questions::command::run(&question)?),
         Command::Export { config, bundle, float } => {
             let config = Config::read(&config)?;
             let precision = if float { Precision::Float } else { Precision::Int8 };

@@ -91,7 +91,7 @@ fn write_cache(file: &Path, known: &BTreeMap<String, Tensor>) -> Result<()> {
 }
 
 fn cache_file(config: &Config, encoder: &Encoder<'_>, texts: &[String]) -> Result<PathBuf> {
-    let folder = config.data.work.join("texts");
+    let folder = config.data.cache().join("texts");
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let mut hash = Sha256::new();
     match encoder {
