@@ -69,11 +69,11 @@ pub fn lines(words: Words<'_>, all: &[Series], log: bool) -> Result<String> {
         builder.caption(words.title, (FONT, 17)).margin(8).x_label_area_size(40).y_label_area_size(54);
         if log {
             let mut chart = builder.build_cartesian_2d((x.start.max(1e-9)..x.end).log_scale(), 0.0..top)?;
-            chart.configure_mesh().x_desc(words.x).y_desc(words.y).light_line_style(WHITE).draw()?;
+            chart.configure_mesh().x_desc(words.x).y_desc(words.y).max_light_lines(0).draw()?;
             draw_lines(&mut chart, all)
         } else {
             let mut chart = builder.build_cartesian_2d(x, 0.0..top)?;
-            chart.configure_mesh().x_desc(words.x).y_desc(words.y).light_line_style(WHITE).draw()?;
+            chart.configure_mesh().x_desc(words.x).y_desc(words.y).max_light_lines(0).draw()?;
             draw_lines(&mut chart, all)
         }
     })
@@ -144,7 +144,7 @@ pub fn bars(words: Words<'_>, groups: &[String], series: &[(String, Vec<[f64; 3]
         chart
             .configure_mesh()
             .disable_x_mesh()
-            .light_line_style(WHITE)
+            .max_light_lines(0)
             .x_labels(2 * groups.len() + 1)
             .x_label_formatter(&label)
             .x_desc(words.x)

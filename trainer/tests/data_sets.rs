@@ -102,8 +102,8 @@ fn conversations_are_cut_and_both_readings_of_the_splits_hold() {
     let got = summary(&by_file);
     // Frames of 128 ms blur each edge by up to 64 ms; a stretch of 12 s becomes 10 s and what is left of it.
     let expected: BTreeMap<String, String> = [
-        ("ex01-ex02_default_001.wav 0.9 10.9 0.0", "expresso_ex01 neutral train"),
-        ("ex01-ex02_default_001.wav 10.9 13.1 0.0", "expresso_ex01 neutral train"),
+        ("ex01-ex02_default_001.wav 1.0 11.0 0.0", "expresso_ex01 neutral train"),
+        ("ex01-ex02_default_001.wav 11.0 13.1 0.0", "expresso_ex01 neutral train"),
         ("ex01-ex02_default_001.wav 8.0 12.1 1.0", "expresso_ex02 neutral train"),
         ("ex03-ex02_sad-sympathetic_004.wav 0.0 10.0 0.0", "expresso_ex03 sad train"),
         ("ex03-ex02_sad-sympathetic_004.wav 10.0 20.0 0.0", "expresso_ex03 sad train"),
@@ -123,7 +123,7 @@ fn conversations_are_cut_and_both_readings_of_the_splits_hold() {
     let by_range = summary(&read(folder.path(), Kind::ExpressoRanges).unwrap());
     let of = |name: &str| by_range.get(name).map_or("nothing", String::as_str);
     // Pieces are cut at the ends of the ranges, and begin anew there.
-    assert_eq!(of("ex01-ex02_default_001.wav 0.9 10.0 0.0"), "expresso_ex01 neutral test");
+    assert_eq!(of("ex01-ex02_default_001.wav 1.0 10.0 0.0"), "expresso_ex01 neutral test");
     assert_eq!(of("ex01-ex02_default_001.wav 10.0 13.1 0.0"), "expresso_ex01 neutral train");
     assert_eq!(of("ex01-ex02_default_001.wav 8.0 10.0 1.0"), "expresso_ex02 neutral test");
     assert_eq!(of("ex03-ex02_sad-sympathetic_004.wav 0.0 10.0 0.0"), "expresso_ex03 sad test");

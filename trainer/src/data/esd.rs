@@ -75,7 +75,7 @@ mod tests {
                 let folder = root.join(format!("{speaker:04}/{emotion}"));
                 for n in 0..350 {
                     let part = match n {
-                        _ if speaker > 10 => ".",
+                        _ if speaker > 10 => "",
                         0..20 => "evaluation",
                         20..50 => "test",
                         _ => "train",
