@@ -12,7 +12,7 @@ use esr_trainer::finetune::config::Finetune;
 use esr_trainer::onnx::Precision;
 use esr_trainer::prepare::{self, Form};
 use esr_trainer::prompts::Side;
-use esr_trainer::{checkpoint, export, finetune, paper, train, tune_text};
+use esr_trainer::{checkpoint, export, finetune, paper, protocol, questions, train, tune_text};
 
 /// Trains the speech and text encoders of esr.
 ///
@@ -142,6 +142,14 @@ enum Command {
         #[arg(long, default_value = "emotion2vec-roberta")]
         ablate: String,
     },
+    /// The paper's protocol: one clip of a style among 400 of other styles, exactly and by sampled trials.
+    ///
+    /// Prints R@1, R@5, R@10 and R@20 with confidence intervals, by corpus, by style and by length of utterance (the paper's
+    /// Figure 3); draws that curve and, with --draw, both modalities in the plane.
+    Protocol(protocol::command::Arguments),
+    /// One of the paper's open questions, as tables and figures.
+    #[command(subcommand)]
+    Question(questions::command::Question),
     /// Write the latest checkpoint as a bundle that the embedder can serve.
     ///
     /// The bundle is opened again and checked through ONNX Runtime before the command succeeds.
@@ -236,6 +244,8 @@ fn work(arguments: Arguments) -> Result<()> {
         Command::Paper { data, weights, configs, work, seeds, ablate } => {
             print!("{}", paper::run(&paper::Plan { data, weights, configs, work, seeds, ablate })?);
         }
+        Command::Protocol(arguments) => arguments.subject.give(&protocol::command::run(&arguments)?)?,
+        Command::Question(question) => drop(questions::command::run(&question)?),
         Command::Export { config, bundle, float } => {
             let config = Config::read(&config)?;
             let precision = if float { Precision::Float } else { Precision::Int8 };

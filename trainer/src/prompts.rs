@@ -149,16 +149,26 @@ impl Prompts {
     }
 
     fn of_style(&self, name: &str, side: Side) -> Vec<String> {
+        self.mixed(name, side, side)
+    }
+
+    /// Prompts of one style with the phrases of one side and the templates of another. Panics on an unknown style.
+    pub fn mixed(&self, name: &str, phrase_side: Side, template_side: Side) -> Vec<String> {
         let style = self.style(name);
         let mut all = vec![];
         for form in FORMS {
-            for phrase in phrases(style, side, form) {
-                all.extend(half(&self.templates[form], side).iter().map(|t| fill(t, &[("{x}", phrase)])));
+            for phrase in phrases(style, phrase_side, form) {
+                all.extend(half(&self.templates[form], template_side).iter().map(|t| fill(t, &[("{x}", phrase)])));
             }
         }
         all.sort();
         all.dedup();
         all
+    }
+
+    /// Adjectives of one style and side. Panics on an unknown style.
+    pub fn adjectives(&self, name: &str, side: Side) -> &[String] {
+        phrases(self.style(name), side, "adjective")
     }
 
     fn of_pair(&self, first: &str, second: &str, side: Side) -> Vec<String> {

@@ -139,7 +139,8 @@ pub fn train(config: &Finetune, restart: bool, until: Option<usize>) -> Result<(
             Ok(())
         })?;
         state.epoch += 1;
-        let measured = t.validate_every > 0 && (state.epoch.is_multiple_of(t.validate_every) || state.epoch == t.epochs);
+        let measured =
+            t.validate_every > 0 && (state.epoch.is_multiple_of(t.validate_every) || state.epoch == t.epochs);
         if measured && !validation.is_empty() {
             let mut params: Params = nets.frozen.iter().map(|(k, v)| (k.clone(), v.shallow_clone())).collect();
             params.extend(state.params.iter().map(|(k, v)| (k.clone(), v.detach())));
@@ -306,7 +307,8 @@ fn describe(line: &Metrics) -> String {
 /// Copies the checkpoint beside where the recipe wants it kept.
 fn keep(config: &Finetune, epoch: usize) -> Result<()> {
     let t = &config.training;
-    let wanted = (t.keep_every > 0 && epoch.is_multiple_of(t.keep_every)) || (t.keep_all_from > 0 && epoch > t.keep_all_from);
+    let wanted =
+        (t.keep_every > 0 && epoch.is_multiple_of(t.keep_every)) || (t.keep_all_from > 0 && epoch > t.keep_all_from);
     if wanted {
         let target = kept_file(&config.data.work, epoch);
         std::fs::copy(checkpoint::file(&config.data.work), &target)
