@@ -14,6 +14,7 @@ mod load;
 mod measure;
 mod plot;
 mod progress;
+mod protocol;
 mod random;
 mod real;
 mod report;
@@ -53,6 +54,8 @@ enum Arguments {
     Load(load::LoadArguments),
     /// Many sessions while statements are cancelled, sessions terminated and the embedder killed.
     Storm(load::StormArguments),
+    /// The paper's protocol through SQL, compared with what the trainer found in memory.
+    Protocol(protocol::ProtocolArguments),
     /// How fast clips get into a table.
     Writing(writing::WritingArguments),
 }
@@ -72,6 +75,7 @@ fn main() -> Result<()> {
         Arguments::Latency => latency::run(),
         Arguments::Load(arguments) => load::run(&arguments),
         Arguments::Storm(arguments) => load::run_storm(&arguments),
+        Arguments::Protocol(arguments) => protocol::run(&arguments),
         Arguments::Writing(arguments) => writing::run(&arguments),
     }
 }

@@ -1,11 +1,12 @@
 //! Saves and restores a training run: parameters, their average, the optimiser, the next epoch. Written beside and then
 //! renamed, so that a kill leaves the last whole checkpoint.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use crate::optimiser::AdamW;
 use crate::torch::Params;
@@ -27,6 +28,11 @@ struct Header {
     epoch: usize,
     steps: i64,
     decay: f64,
+    #[serde(default)]
+    decay_all: bool,
+    /// Only of parameters that joined late: all others began with the first step.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    begun: BTreeMap<String, i64>,
     config: String,
 }
 
@@ -49,11 +55,14 @@ impl Checkpoint {
             epoch: self.epoch,
             steps: self.optimiser.steps,
             decay: self.optimiser.decay,
+            decay_all: self.optimiser.decay_all,
+            begun: self.optimiser.begun.iter().filter(|(_, n)| **n > 0).map(|(k, n)| (k.clone(), *n)).collect(),
             config: config.into(),
         };
         let header: Vec<u8> = serde_json::to_vec(&header)?;
         named.push(("header".into(), Tensor::from_slice(&header)));
-        let named: Vec<(String, Tensor)> = named.into_iter().map(|(k, t)| (k, t.contiguous())).collect();
+        let named: Vec<(String, Tensor)> =
+            named.into_iter().map(|(k, t)| (k, t.to_device(Device::Cpu).contiguous())).collect();
         let target = file(work);
         let beside = target.with_extension("part");
         Tensor::write_safetensors(&named, &beside).with_context(|| format!("cannot write {}", beside.display()))?;
@@ -83,6 +92,7 @@ impl Checkpoint {
                         source.display()
                     );
                     (out.epoch, out.optimiser.steps, out.optimiser.decay) = (header.epoch, header.steps, header.decay);
+                    (out.optimiser.decay_all, out.optimiser.begun) = (header.decay_all, header.begun);
                     None
                 }
             };
@@ -90,6 +100,7 @@ impl Checkpoint {
         for (k, first) in firsts {
             let second =
                 seconds.remove(&k).with_context(|| format!("{}: half of the state of {k}", source.display()))?;
+            out.optimiser.begun.entry(k.clone()).or_insert(0);
             out.optimiser.moments.insert(k, (first, second));
         }
         Ok(Some(out))

@@ -1,10 +1,12 @@
 //! A training run as a TOML file: data, networks, augmentation, losses, schedule. Knows values and their defaults only.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::data::sets::Set;
 use crate::nets::bert::Bert;
 use crate::nets::speech_tower::SpeechTower;
 use crate::nets::text_tower::TextTower;
@@ -51,18 +53,39 @@ pub struct Data {
     /// Corpora that are only tested on, with all their speakers.
     #[serde(default)]
     pub test: Vec<String>,
+    /// Corpora that are data sets of the paper in their owners' layout, by the name that stands in `train` or `test`. All
+    /// other corpora are folders with a manifest.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sets: BTreeMap<String, Set>,
+    /// Styles whose clips are never trained on; clips with one of them are still tested.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub without: Vec<String>,
+    /// Train on all speakers of `train` but those for choosing settings: for tests on other corpora only.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub all_speakers: bool,
     /// Folder of speaker splits.
     pub splits: PathBuf,
     /// Prompt file.
     pub prompts: PathBuf,
     /// Working folder of this run: feature cache, checkpoints, metrics.
     pub work: PathBuf,
+    /// Folder of the feature cache and of the tuned text encoder, where another run has made them; `work` when it is not
+    /// named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<PathBuf>,
     /// Clips longer than this are cut when cached, seconds.
     #[serde(default = "longest")]
     pub longest: f32,
     /// Clips shorter than this are repeated, seconds.
     #[serde(default = "shortest")]
     pub shortest: f32,
+}
+
+impl Data {
+    /// Folder of the feature cache and of the tuned text encoder.
+    pub fn cache(&self) -> &Path {
+        self.cache.as_deref().unwrap_or(&self.work)
+    }
 }
 
 /// The speech network and its published weights.
@@ -287,6 +310,9 @@ pub struct Training {
     pub made_weight: f64,
     /// The same for all sounds made from nothing.
     pub sound_weight: f64,
+    /// Added to the seed in training only, so that several runs share one feature cache.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub reseed: u64,
     /// Train the last blocks of the speech encoder, from this layer on, over cached frames; 0 trains heads only.
     pub unfreeze_from: usize,
     /// Epochs between checkpoints.
@@ -325,6 +351,7 @@ impl Default for Training {
             corpus_weight: Default::default(),
             made_weight: 0.0,
             sound_weight: 0.0,
+            reseed: 0,
             unfreeze_from: 0,
             checkpoint_every: 1,
         }
@@ -395,8 +422,18 @@ impl Config {
             corpora.len() == self.data.train.len() + self.data.test.len(),
             "a corpus is named twice in data.train and data.test"
         );
+        let unused = self.data.sets.keys().find(|name| !corpora.contains(name));
+        ensure!(unused.is_none(), "data.sets names {unused:?}, which neither data.train nor data.test does");
         Ok(())
     }
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+fn is_zero(value: &u64) -> bool {
+    *value == 0
 }
 
 fn first_version() -> String {

@@ -19,6 +19,7 @@ use crate::prepare::{Form, entry_width, open};
 use crate::progress::Progress;
 use crate::prompts::{Prompts, Side};
 use crate::retrieval::{Quality, chance, judge};
+use crate::speech_batches::role;
 use crate::store::Entry;
 use crate::text_features::{Encoder, pooled, text_features};
 use crate::torch::run;
@@ -80,7 +81,8 @@ pub fn evaluate(config: &Config, model: &Model<'_>, split: Split, side: Side) ->
     let prompts = Prompts::read(&config.data.prompts)?;
     let mut store = open(config, Form::Pooled)?;
     ensure!(!store.entries.is_empty(), "the feature cache is empty; run `esr-trainer prepare` with this config first");
-    let corpora: Vec<&String> = config.data.train.iter().chain(&config.data.test).collect();
+    let trained: &[String] = if config.data.all_speakers { &[] } else { &config.data.train };
+    let corpora: Vec<&String> = trained.iter().chain(&config.data.test).collect();
     let cached = config.speech.cached_tower();
     let columns =
         Tensor::from_slice(&config.speech.tower.columns_of(&cached).context("the cache lacks a layer of the tower")?);
@@ -92,24 +94,15 @@ pub fn evaluate(config: &Config, model: &Model<'_>, split: Split, side: Side) ->
     };
 
     // Baselines: the frozen text encoder's space, centred by the mean of all training prompts.
-    let trained = |e: &Entry| config.data.train.contains(&e.corpus);
-    let (fit_entries, fit) = load(&|e| trained(e) && e.split == Split::Train)?;
-    let (choose_entries, choose) = load(&|e| trained(e) && e.split == Split::Val && e.variant == "original")?;
+    let (fit_entries, fit) = load(&|e| role(config, e) == Some(Split::Train))?;
+    let (choose_entries, choose) = load(&|e| role(config, e) == Some(Split::Val) && e.variant == "original")?;
     let space = TextSpace::new(config, &prompts)?;
     let ridges = [
         fit_ridge(config, &prompts, &space, &fit_entries, &fit[1], &choose_entries, &choose[1])?,
         fit_ridge(config, &prompts, &space, &fit_entries, &fit[2], &choose_entries, &choose[2])?,
     ];
 
-    let mut judged: Box<dyn Judge> = match model {
-        Model::Run => Box::new(RunJudge::new(config)?),
-        Model::Bundle(folder) => Box::new(BundleJudge::new(folder)?),
-        Model::Cached(folder) => Box::new(CachedJudge {
-            run: RunJudge::new(config)?,
-            bundle: BundleJudge::new(folder)?,
-            longest: config.data.longest,
-        }),
-    };
+    let mut judged = judge_of(config, model)?;
     let mut results = vec![];
     for corpus in corpora {
         let (entries, [ours, plain, mel]) =
@@ -175,9 +168,24 @@ fn score(
 }
 
 /// Where embeddings of the judged model come from.
-trait Judge {
+pub(crate) trait Judge {
+    /// Unit vectors of clips: by their files or by their pooled features, a row each.
     fn speech(&mut self, entries: &[Entry], pooled: &Tensor) -> Result<Tensor>;
+    /// Unit vectors of texts.
     fn texts(&mut self, config: &Config, texts: &[String]) -> Result<Tensor>;
+}
+
+/// Opens a model.
+pub(crate) fn judge_of(config: &Config, model: &Model<'_>) -> Result<Box<dyn Judge>> {
+    Ok(match model {
+        Model::Run => Box::new(RunJudge::new(config)?),
+        Model::Bundle(folder) => Box::new(BundleJudge::new(folder)?),
+        Model::Cached(folder) => Box::new(CachedJudge {
+            run: RunJudge::new(config)?,
+            bundle: BundleJudge::new(folder)?,
+            longest: config.data.longest,
+        }),
+    })
 }
 
 struct RunJudge {

@@ -14,9 +14,10 @@ use esr_encoder::{Bundle, Encoder, Manifest, Runtime};
 use tch::{Tensor, no_grad};
 
 use crate::checkpoint::Checkpoint;
-use crate::config::Config;
+use crate::config::{Card, Config, Data};
 use crate::encoders;
 use crate::evaluate::{CorpusScores, style_table, table};
+use crate::graph::Graph;
 use crate::nets::log_mel::SAMPLE_RATE;
 use crate::onnx::{self, Precision};
 use crate::prepare::batch_of;
@@ -24,12 +25,30 @@ use crate::tokenizer::TextTokenizer;
 use crate::torch::{Params, run};
 use crate::{tune_text, weights};
 
-const CARD_FILE: &str = "MODEL_CARD.md";
+pub(crate) const CARD_FILE: &str = "MODEL_CARD.md";
 const GOLDEN_TEXTS: [&str; 6] =
     ["whispering", "angry", "someone speaking slowly and sadly", "a calm voice", "an excited shout", "laughter"];
 /// Cosine distance that rounding may cause; one element in 512 that is wrong by a hundredth is more.
 const GOLDEN_TOLERANCE: f64 = 2e-5;
 const GOLDEN_SPEECH: [(f64, f64, u64); 4] = [(180.0, 2.0, 1), (110.0, 0.7, 2), (260.0, 3.3, 3), (140.0, 5.0, 4)];
+
+/// Everything a bundle is made of, apart from its model card.
+pub(crate) struct Parts<'a> {
+    pub name: &'a str,
+    pub version: &'a str,
+    pub seed: u64,
+    pub dimension: usize,
+    pub data: &'a Data,
+    pub card: &'a Card,
+    pub max_tokens: usize,
+    /// `waveform`, `length` to `embedding`.
+    pub speech: &'a Graph,
+    /// `input_ids`, `attention_mask` to `embedding`.
+    pub text: &'a Graph,
+    pub params: &'a Params,
+    pub tokenizer: &'a TextTokenizer,
+    pub precision: Precision,
+}
 
 /// Writes the latest checkpoint of the config's run to `folder`.
 pub fn export(config: &Config, folder: &Path, precision: Precision) -> Result<u64> {
@@ -38,50 +57,69 @@ pub fn export(config: &Config, folder: &Path, precision: Precision) -> Result<u6
     let mut params: Params = encoders::speech(config, config.speech.tower.last())?;
     params.extend(if config.text.tuning.is_some() { tune_text::load(config)? } else { encoders::text(config)? });
     params.extend(state.best());
+    let parts = Parts {
+        name: &config.name,
+        version: &config.version,
+        seed: config.seed,
+        dimension: config.dimension,
+        data: &config.data,
+        card: &config.card,
+        max_tokens: config.text.max_tokens,
+        speech: &config.speech.tower.record(config.dimension),
+        text: &config.text.tower.record(config.dimension),
+        params: &params,
+        tokenizer: &TextTokenizer::read(&weights::resolve(&config.text.tokenizer), config.text.max_tokens)?,
+        precision,
+    };
+    write_bundle(folder, &parts)?;
+    if !folder.join(CARD_FILE).exists() {
+        write_card(config, folder, &[])?;
+    }
+    opened(folder)
+}
+
+/// Writes all files of a bundle but its model card.
+pub(crate) fn write_bundle(folder: &Path, parts: &Parts<'_>) -> Result<()> {
     std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let (speech, text) = (config.speech.tower.record(config.dimension), config.text.tower.record(config.dimension));
-    onnx::write(&folder.join(SPEECH_FILE), &speech, &params, precision)?;
-    onnx::write(&folder.join(TEXT_FILE), &text, &params, precision)?;
-    let tokenizer = TextTokenizer::read(&weights::resolve(&config.text.tokenizer), config.text.max_tokens)?;
-    write(folder, TOKENIZER_FILE, tokenizer.json.as_bytes())?;
+    onnx::write(&folder.join(SPEECH_FILE), parts.speech, parts.params, parts.precision)?;
+    onnx::write(&folder.join(TEXT_FILE), parts.text, parts.params, parts.precision)?;
+    write(folder, TOKENIZER_FILE, parts.tokenizer.json.as_bytes())?;
     // Golden vectors come from libtorch, so that opening the bundle compares the two interpreters.
-    let golden = golden(&speech, &text, &params, &tokenizer, f64::from(config.data.longest))?;
+    let golden = golden(parts.speech, parts.text, parts.params, parts.tokenizer, f64::from(parts.data.longest))?;
     write(folder, GOLDEN_FILE, serde_json::to_string(&golden)?.as_bytes())?;
     let mut files = BTreeMap::new();
     for name in REQUIRED_FILES {
         files.insert(name.to_string(), sha256_hex(&std::fs::read(folder.join(name))?));
     }
-    let mut provenance = config.card.provenance.clone();
-    provenance.insert("training data".into(), config.data.train.join(", "));
-    provenance.insert("seed".into(), config.seed.to_string());
-    provenance.insert(
-        "weights of the encoders".into(),
-        if precision == Precision::Int8 {
-            "int8 with one scale an output channel".into()
-        } else {
-            "32-bit floats".into()
-        },
-    );
+    let mut provenance = parts.card.provenance.clone();
+    provenance.insert("training data".into(), parts.data.train.join(", "));
+    provenance.insert("seed".into(), parts.seed.to_string());
+    let weights = match parts.precision {
+        Precision::Int8 => "int8 with one scale an output channel",
+        Precision::Float => "32-bit floats",
+    };
+    provenance.insert("weights of the encoders".into(), weights.into());
     let manifest = Manifest {
         format: esr_encoder::bundle::FORMAT,
-        name: config.name.clone(),
-        version: config.version.clone(),
-        dimension: config.dimension,
-        licence: config.card.licence.clone(),
-        description: config.card.description.clone(),
+        name: parts.name.into(),
+        version: parts.version.into(),
+        dimension: parts.dimension,
+        licence: parts.card.licence.clone(),
+        description: parts.card.description.clone(),
         speech: SpeechManifest {
             sample_rate: SAMPLE_RATE,
-            min_seconds: config.data.shortest,
-            max_seconds: config.data.longest,
+            min_seconds: parts.data.shortest,
+            max_seconds: parts.data.longest,
         },
-        text: TextManifest { max_tokens: config.text.max_tokens },
+        text: TextManifest { max_tokens: parts.max_tokens },
         files,
         provenance,
     };
-    write(folder, MANIFEST_FILE, toml::to_string(&manifest)?.as_bytes())?;
-    if !folder.join(CARD_FILE).exists() {
-        write_card(config, folder, &[])?;
-    }
+    write(folder, MANIFEST_FILE, toml::to_string(&manifest)?.as_bytes())
+}
+
+/// Opens a written bundle as production does, which compares its golden vectors; returns its tag.
+pub(crate) fn opened(folder: &Path) -> Result<u64> {
     let bundle = Bundle::open(folder)?;
     let runtime = Runtime::load(&esr_encoder::runtime::default_library(), 1)?;
     Encoder::load(&bundle, &runtime).context("the bundle was written, but does not give the golden vectors back")?;
@@ -128,13 +166,7 @@ pub fn write_card(config: &Config, folder: &Path, results: &[CorpusScores]) -> R
     write(folder, CARD_FILE, out.as_bytes())
 }
 
-fn golden(
-    speech: &crate::graph::Graph,
-    text: &crate::graph::Graph,
-    params: &Params,
-    tokenizer: &TextTokenizer,
-    longest: f64,
-) -> Result<Golden> {
+fn golden(speech: &Graph, text: &Graph, params: &Params, tokenizer: &TextTokenizer, longest: f64) -> Result<Golden> {
     let row =
         |out: BTreeMap<String, Tensor>| -> Result<Vec<f32>> { Ok(Vec::<f32>::try_from(out["embedding"].get(0))?) };
     let mut texts = vec![];
@@ -153,6 +185,6 @@ fn golden(
     Ok(Golden { tolerance: GOLDEN_TOLERANCE, texts, speech: clips })
 }
 
-fn write(folder: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+pub(crate) fn write(folder: &Path, name: &str, bytes: &[u8]) -> Result<()> {
     std::fs::write(folder.join(name), bytes).with_context(|| format!("cannot write {}", folder.join(name).display()))
 }

@@ -1,8 +1,12 @@
 //! A network recorded once as data: a list of operations whose shapes are checked while it is built.
 //! Knows nothing of libtorch, ONNX, weights or training; `torch.rs` runs a graph and `onnx.rs` writes it out.
 
+mod sequence;
+
 use std::cell::RefCell;
 use std::ops::{Add, Div, Mul};
+
+pub use sequence::relative_buckets;
 
 /// One axis of a shape. Only the batch and stretches of time are symbolic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +32,10 @@ enum Origin {
 pub enum Function {
     /// Gaussian error linear unit, exact form (with erf).
     Gelu,
+    /// The same by its approximation with tanh ("gelu_new" of T5 1.1).
+    GeluTanh,
+    /// `1 / (1 + exp(-x))`.
+    Sigmoid,
     /// `max(x, 0)`.
     Relu,
     /// Hyperbolic tangent.
@@ -45,6 +53,8 @@ pub enum Fold {
     Sum,
     /// Largest element.
     Max,
+    /// Mean of the elements.
+    Mean,
 }
 
 /// How the ends of a signal are extended.
@@ -95,8 +105,8 @@ pub enum Op {
     Div,
     /// Element-wise larger value with broadcasting.
     Maximum,
-    /// Convolution over the last axis: `[batch, in, time]` with a kernel `[out, in, width]`.
-    Conv1d { stride: usize, padding: usize },
+    /// Convolution over the last axis: `[batch, in, time]` with a kernel `[out, in / groups, width]`.
+    Conv1d { stride: usize, padding: usize, groups: usize },
     /// Extends the last axis at both ends.
     Pad { left: usize, right: usize, border: Border },
     /// Rows of a table `[rows, width]` for ids `[batch, time]`.
@@ -116,7 +126,19 @@ pub enum Op {
     /// Adds the first `time` rows of a table `[longest, width]`.
     AddPositions,
     /// Attention bias `[1, heads, time, time]` from a table `[buckets, heads]`: row by clipped log distance of the tokens.
-    RelativeBias { max_distance: usize, longest: usize },
+    RelativeBias { max_distance: usize },
+    /// `[1, 1, time, time]` of the distances between positions; rows and columns of the first `skip` positions are zero.
+    Distance { skip: usize },
+    /// Puts rows `[count, width]` before the time of `[batch, time, width]`.
+    Prepend,
+    /// Leaves out the first positions of `[batch, time, width]`.
+    Skip { count: usize },
+    /// The first position of `[batch, time, width]`: `[batch, width]`.
+    First,
+    /// The second operand; in training the first one instead, with this probability (the layer between is left out).
+    LayerDrop { probability: f64 },
+    /// `[batch, time, width]` with random spans replaced by a row `[width]` in training, inside the mask `[batch, time]`.
+    MaskSpans { probability: f64, length: usize, fewest: usize },
     /// Exchanges the last two axes.
     Transpose,
     /// Inserts an axis of length one.
@@ -273,6 +295,11 @@ impl<'g> Value<'g> {
         size(shape[shape.len() - 1 - from_end])
     }
 
+    /// The fixed size of an axis counted from the front. Panics on a symbolic axis: a bug of the caller.
+    pub fn width_at(self, axis: usize) -> usize {
+        size(self.shape()[axis])
+    }
+
     /// Matrix product; leading axes broadcast.
     pub fn matmul(self, other: Value<'g>) -> Value<'g> {
         let (a, b) = (self.shape(), other.shape());
@@ -291,16 +318,7 @@ impl<'g> Value<'g> {
 
     /// Convolution over time of `[batch, in, time]` with `[out, in, width]`.
     pub fn conv1d(self, kernel: Value<'g>, stride: usize, padding: usize) -> Value<'g> {
-        let (x, k) = (self.shape(), kernel.shape());
-        assert!(x.len() == 3 && k.len() == 3 && x[1] == k[1], "conv1d of {x:?} with {k:?}");
-        let width = size(k[2]);
-        let time = match x[2] {
-            same if stride == 1 && 2 * padding + 1 == width => same,
-            Dim::Time(of) => self.graph.intern(Origin::Window { of, kernel: width, stride, padding }),
-            Dim::Fixed(n) => Dim::Fixed((n + 2 * padding - width) / stride + 1),
-            Dim::Batch => panic!("conv1d over the batch axis"),
-        };
-        self.binary(Op::Conv1d { stride, padding }, kernel, vec![x[0], k[0], time])
+        self.grouped_conv1d(kernel, stride, padding, 1)
     }
 
     /// Extends the last axis.
@@ -363,13 +381,6 @@ impl<'g> Value<'g> {
     pub fn add_positions(self, table: Value<'g>) -> Value<'g> {
         assert_eq!(self.width(0), table.width(0), "position table width");
         self.binary(Op::AddPositions, table, self.shape())
-    }
-
-    /// Relative attention bias for tokens of this value's time, from a table `[buckets, heads]`.
-    pub fn relative_bias(self, table: Value<'g>, max_distance: usize, longest: usize) -> Value<'g> {
-        let time = self.shape()[1];
-        let shape = vec![Dim::Fixed(1), Dim::Fixed(table.width(0)), time, time];
-        self.binary(Op::RelativeBias { max_distance, longest }, table, shape)
     }
 
     /// Exchanges the last two axes.
@@ -477,19 +488,6 @@ operator!(Add, add);
 operator!(Mul, mul);
 operator!(Div, div);
 
-/// Bucket of the distance from a query at `i` to a key at `j`, as T5 and MPNet number them: half for each direction,
-/// small distances exactly, larger ones on a log scale up to `max_distance`.
-pub fn relative_bucket(i: usize, j: usize, buckets: usize, max_distance: usize) -> usize {
-    let half = buckets / 2;
-    let (side, distance) = if j > i { (half, j - i) } else { (0, i - j) };
-    let exact = half / 2;
-    if distance < exact {
-        return side + distance;
-    }
-    let scale = (distance as f64 / exact as f64).ln() / (max_distance as f64 / exact as f64).ln();
-    side + (exact + (scale * (half - exact) as f64) as usize).min(half - 1)
-}
-
 fn fixed(shape: &[usize]) -> Vec<Dim> {
     shape.iter().map(|&n| Dim::Fixed(n)).collect()
 }
@@ -535,14 +533,5 @@ mod tests {
         let g = Graph::new();
         let x = g.input("x", &[Dim::Batch, Dim::Fixed(2), g.time("frames")]);
         let _ = x + x.conv1d(g.param("k", &[2, 2, 3]), 2, 1);
-    }
-
-    #[test]
-    fn buckets_are_symmetric_and_bounded() {
-        assert_eq!(relative_bucket(5, 5, 32, 128), 0);
-        assert_eq!(relative_bucket(5, 6, 32, 128), 17);
-        assert_eq!(relative_bucket(6, 5, 32, 128), 1);
-        assert_eq!(relative_bucket(0, 500, 32, 128), 31);
-        assert_eq!(relative_bucket(500, 0, 32, 128), 15);
     }
 }

@@ -39,15 +39,16 @@ pub struct AttentionPaths {
     pub key_bias: bool,
 }
 
-/// Multi-head self-attention over `[batch, time, width]`; `bias` is added to the scores (masks, relative positions).
-pub fn attention<'g>(x: Value<'g>, paths: &AttentionPaths, heads: usize, bias: Value<'g>) -> Value<'g> {
+/// Multi-head self-attention over `[batch, time, width]`; `bias` is added to the scores (masks, relative positions), and
+/// `dropout` acts on their softmax.
+pub fn attention<'g>(x: Value<'g>, paths: &AttentionPaths, heads: usize, bias: Value<'g>, dropout: f64) -> Value<'g> {
     let width = x.width(0);
     let scale = 1.0 / ((width / heads) as f32).sqrt();
     let query = linear(x, &paths.query, width).split_heads(heads) * scale;
     let key = if paths.key_bias { linear(x, &paths.key, width) } else { linear_without_bias(x, &paths.key, width) };
     let value = linear(x, &paths.value, width).split_heads(heads);
     let scores = query.matmul(key.split_heads(heads).transpose()) + bias;
-    linear(scores.softmax().matmul(value).merge_heads(), &paths.output, width)
+    linear(scores.softmax().dropout(dropout).matmul(value).merge_heads(), &paths.output, width)
 }
 
 /// Two linear layers with GELU between.
@@ -77,4 +78,25 @@ pub fn statistics<'g>(x: Value<'g>, weights: Value<'g>, deviation: bool) -> Valu
     let centred = x + mean * -1.0;
     let variance = (centred * centred * weights).reduce(Fold::Sum, 1);
     Value::concat(&[mean.squeeze(1), (variance + 1e-5).map(Function::Sqrt).squeeze(1)])
+}
+
+/// Root mean square normalisation with the parameter `{path}.weight` (Zhang and Sennrich 2019): no mean is taken away and
+/// nothing is added.
+pub fn rms_norm<'g>(x: Value<'g>, path: &str, epsilon: f64) -> Value<'g> {
+    let square = (x * x).reduce(Fold::Mean, x.shape().len() - 1);
+    let scale = x.graph().param(&format!("{path}.weight"), &[x.width(0)]);
+    x / (square + epsilon as f32).map(Function::Sqrt) * scale
+}
+
+/// Normalisation of each channel of `[batch, channels, time]` over time with `{path}.weight` and `{path}.bias`: group
+/// normalisation with a group a channel. With `mask` `[batch, time]` only valid positions count.
+pub fn norm_over_time<'g>(x: Value<'g>, mask: Option<Value<'g>>, path: &str, epsilon: f64) -> Value<'g> {
+    let mean = |v: Value<'g>| match mask {
+        None => v.reduce(Fold::Mean, 2),
+        Some(mask) => (v * mask.unsqueeze(1)).reduce(Fold::Sum, 2) / mask.unsqueeze(1).reduce(Fold::Sum, 2),
+    };
+    let centred = x + mean(x) * -1.0;
+    let normal = centred / (mean(centred * centred) + epsilon as f32).map(Function::Sqrt);
+    let part = |name: &str| x.graph().param(&format!("{path}.{name}"), &[x.width(1)]).unsqueeze(1);
+    normal * part("weight") + part("bias")
 }

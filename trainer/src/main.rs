@@ -8,10 +8,11 @@ use clap::{Parser, Subcommand};
 use esr_trainer::config::Config;
 use esr_trainer::data::splits::Split;
 use esr_trainer::evaluate::{self, Model};
+use esr_trainer::finetune::config::Finetune;
 use esr_trainer::onnx::Precision;
 use esr_trainer::prepare::{self, Form};
 use esr_trainer::prompts::Side;
-use esr_trainer::{checkpoint, export, train, tune_text};
+use esr_trainer::{checkpoint, export, finetune, paper, protocol, questions, train, tune_text};
 
 /// Trains the speech and text encoders of esr.
 ///
@@ -97,6 +98,58 @@ enum Command {
         #[arg(long, requires = "bundle")]
         card: bool,
     },
+    /// Train a whole speech encoder from waveforms, as the paper does, beside a frozen text encoder.
+    ///
+    /// Continues from the latest checkpoint. Then ranks the test clips and prints the results; with --bundle it also writes a
+    /// bundle that the embedder can serve. Configs are in trainer/configs/paper.
+    Finetune {
+        /// Config file.
+        #[arg(long)]
+        config: PathBuf,
+        /// Another seed than the config's, in a work folder of its own.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Begin anew even if there is a checkpoint.
+        #[arg(long)]
+        restart: bool,
+        /// Stop after this many epochs, without ranking; the same command without it goes on to the end.
+        #[arg(long)]
+        until: Option<usize>,
+        /// Folder for the bundle.
+        #[arg(long)]
+        bundle: Option<PathBuf>,
+    },
+    /// Run all eight pairs of encoders of the paper, and the ablations of its Table III, and print the tables.
+    ///
+    /// Runs that are finished are not run again. At the paper's sizes it needs a GPU with 48 GB.
+    Paper {
+        /// Folder with the data sets.
+        #[arg(long)]
+        data: PathBuf,
+        /// Folder with the published weights and tokenizers, in folders as the configs name them.
+        #[arg(long)]
+        weights: PathBuf,
+        /// Folder with one config a pair.
+        #[arg(long, default_value = "trainer/configs/paper")]
+        configs: PathBuf,
+        /// Folder for checkpoints, results.json and report.md.
+        #[arg(long, default_value = "target/esr-trainer/paper")]
+        work: PathBuf,
+        /// Seeds, separated by commas.
+        #[arg(long, value_delimiter = ',', default_value = "1,2,3")]
+        seeds: Vec<u64>,
+        /// The pair whose ablations are run; '' runs none.
+        #[arg(long, default_value = "emotion2vec-roberta")]
+        ablate: String,
+    },
+    /// The paper's protocol: one clip of a style among 400 of other styles, exactly and by sampled trials.
+    ///
+    /// Prints R@1, R@5, R@10 and R@20 with confidence intervals, by corpus, by style and by length of utterance (the paper's
+    /// Figure 3); draws that curve and, with --draw, both modalities in the plane.
+    Protocol(protocol::command::Arguments),
+    /// One of the paper's open questions, as tables and figures.
+    #[command(subcommand)]
+    Question(questions::command::Question),
     /// Write the latest checkpoint as a bundle that the embedder can serve.
     ///
     /// The bundle is opened again and checked through ONNX Runtime before the command succeeds.
@@ -172,6 +225,27 @@ fn work(arguments: Arguments) -> Result<()> {
                 export::write_card(&config, folder, &results)?;
             }
         }
+        Command::Finetune { config, seed, restart, until, bundle } => {
+            let mut config = Finetune::read(&config)?;
+            if let Some(seed) = seed {
+                config = config.with_seed(seed);
+            }
+            finetune::train::train(&config, restart, until)?;
+            println!("trained; the checkpoint is {}", checkpoint::file(&config.data.work).display());
+            if until.is_none() {
+                let results = finetune::evaluate::evaluate(&config)?;
+                print!("{}", finetune::evaluate::table(&results));
+                if let Some(folder) = bundle {
+                    let tag = finetune::export::export(&config, &folder, Precision::Float, &results)?;
+                    println!("wrote {} with tag {tag:016x}", folder.display());
+                }
+            }
+        }
+        Command::Paper { data, weights, configs, work, seeds, ablate } => {
+            print!("{}", paper::run(&paper::Plan { data, weights, configs, work, seeds, ablate })?);
+        }
+        Command::Protocol(arguments) => arguments.subject.give(&protocol::command::run(&arguments)?)?,
+        Command::Question(question) => drop(questions::command::run(&question)?),
         Command::Export { config, bundle, float } => {
             let config = Config::read(&config)?;
             let precision = if float { Precision::Float } else { Precision::Int8 };

@@ -1,5 +1,7 @@
 //! Writes a recorded graph as an ONNX file. Knows no network by name and never runs anything.
 
+mod sequence;
+
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -7,7 +9,7 @@ use anyhow::{Context, Result};
 use prost::Message;
 use tch::Kind as TorchKind;
 
-use crate::graph::{Border, Dim, Fold, Function, Graph, Kind, Node, Op, relative_bucket};
+use crate::graph::{Border, Dim, Fold, Function, Graph, Kind, Node, Op};
 use crate::onnx_messages as pb;
 use crate::quantise::{Channels, quantise};
 use crate::torch::Params;
@@ -64,7 +66,9 @@ pub fn write(path: &Path, graph: &Graph, params: &Params, precision: Precision) 
 /// The axis with scales of its own, for parameters that are stored as int8: matrices and kernels of the encoders.
 /// Heads stay in floats: they are small and decide the ranking.
 pub fn int8_channels(name: &str, rank: usize) -> Option<Channels> {
-    let encoder = name.contains(".encoder.") && rank >= 2;
+    // Few numbers that scale many others stay exact.
+    let scale = ["weight_g", "gru_rel_pos_const", "alibi_scale"].iter().any(|end| name.ends_with(end));
+    let encoder = name.contains(".encoder.") && rank >= 2 && !scale;
     let table = name.contains("embedding") || rank == 3;
     encoder.then_some(if table { Channels::First } else { Channels::Last })
 }
@@ -98,9 +102,11 @@ impl Writer<'_> {
             Op::Mul => self.node("Mul", &[x(0), x(1)], vec![]),
             Op::Div => self.node("Div", &[x(0), x(1)], vec![]),
             Op::Maximum => self.node("Max", &[x(0), x(1)], vec![]),
-            Op::Conv1d { stride, padding } => {
-                let (stride, padding) = (*stride as i64, *padding as i64);
-                self.node("Conv", &[x(0), x(1)], vec![ints("strides", &[stride]), ints("pads", &[padding, padding])])
+            Op::Conv1d { stride, padding, groups } => {
+                let (stride, padding, groups) = (*stride as i64, *padding as i64, *groups as i64);
+                let attributes =
+                    vec![ints("strides", &[stride]), ints("pads", &[padding, padding]), int("group", groups)];
+                self.node("Conv", &[x(0), x(1)], attributes)
             }
             Op::Pad { left, right, border } => {
                 let rank = node.shape.len();
@@ -117,18 +123,24 @@ impl Writer<'_> {
             }
             Op::Map(function) => {
                 let name = match function {
-                    Function::Gelu => "Gelu",
+                    Function::Gelu | Function::GeluTanh => "Gelu",
+                    Function::Sigmoid => "Sigmoid",
                     Function::Relu => "Relu",
                     Function::Tanh => "Tanh",
                     Function::Sqrt => "Sqrt",
                     Function::Log => "Log",
                 };
-                self.node(name, &[x(0)], vec![])
+                let tanh = (*function == Function::GeluTanh).then(|| text("approximate", "tanh"));
+                self.node(name, &[x(0)], tanh.into_iter().collect())
             }
             Op::Softmax => self.node("Softmax", &[x(0)], vec![int("axis", -1)]),
             Op::Reduce { fold, axis } => {
                 let axes = self.integers(&[*axis as i64]);
-                let name = if *fold == Fold::Sum { "ReduceSum" } else { "ReduceMax" };
+                let name = match fold {
+                    Fold::Sum => "ReduceSum",
+                    Fold::Max => "ReduceMax",
+                    Fold::Mean => "ReduceMean",
+                };
                 self.node(name, &[x(0), &axes], vec![int("keepdims", 1)])
             }
             Op::SplitHeads { heads } => {
@@ -147,26 +159,24 @@ impl Writer<'_> {
                 let rows = self.node("Slice", &[x(1), &zero, &time, &axis], vec![]);
                 self.node("Add", &[x(0), &rows], vec![])
             }
-            Op::RelativeBias { max_distance, longest } => {
-                let Op::Param { .. } = &nodes[node.inputs[1]].op else {
-                    anyhow::bail!("a relative bias needs a parameter table")
-                };
+            Op::RelativeBias { max_distance } => {
                 let Dim::Fixed(buckets) = nodes[node.inputs[1]].shape[0] else {
-                    unreachable!("parameters have fixed shapes")
+                    unreachable!("tables have fixed shapes")
                 };
-                let ids: Vec<i64> = (0..*longest)
-                    .flat_map(|i| (0..*longest).map(move |j| relative_bucket(i, j, buckets, *max_distance) as i64))
-                    .collect();
-                let ids = self.integers_shaped(vec![*longest as i64; 2], &ids);
-                let time = self.length_of_axis(x(0), 1);
-                let end = self.node("Concat", &[&time, &time], vec![int("axis", 0)]);
-                let (start, axes) = (self.integers(&[0, 0]), self.integers(&[0, 1]));
-                let ids = self.node("Slice", &[&ids, &start, &end, &axes], vec![]);
-                let rows = self.node("Gather", &[x(1), &ids], vec![int("axis", 0)]);
-                let heads_first = self.node("Transpose", &[&rows], vec![ints("perm", &[2, 0, 1])]);
-                let axis = self.integers(&[0]);
-                self.node("Unsqueeze", &[&heads_first, &axis], vec![])
+                self.relative_bias(x(0), x(1), buckets, *max_distance)
             }
+            Op::Distance { skip } => self.distance(x(0), *skip as i64),
+            Op::Prepend => self.prepend(x(0), x(1)),
+            Op::Skip { count } => {
+                let (start, end, axis) =
+                    (self.integers(&[*count as i64]), self.integers(&[i64::MAX]), self.integers(&[1]));
+                self.node("Slice", &[x(0), &start, &end, &axis], vec![])
+            }
+            Op::First => {
+                let zero = self.integers_shaped(vec![], &[0]);
+                self.node("Gather", &[x(0), &zero], vec![int("axis", 1)])
+            }
+            Op::LayerDrop { .. } => x(1).to_string(),
             Op::Transpose => {
                 let rank = node.shape.len() as i64;
                 let mut order: Vec<i64> = (0..rank).collect();
@@ -231,7 +241,7 @@ impl Writer<'_> {
                 let norm = self.node("Sqrt", &[&safe], vec![]);
                 self.node("Div", &[x(0), &norm], vec![])
             }
-            Op::Dropout { .. } => x(0).to_string(),
+            Op::Dropout { .. } | Op::MaskSpans { .. } => x(0).to_string(),
         })
     }
 
@@ -263,7 +273,11 @@ impl Writer<'_> {
 
     /// 0, 1, 2, ... up to the length of the last of three axes.
     fn positions(&mut self, of: &str) -> String {
-        let time = self.length_of_axis(of, 2);
+        self.positions_of_axis(of, 2)
+    }
+
+    fn positions_of_axis(&mut self, of: &str, axis: i64) -> String {
+        let time = self.length_of_axis(of, axis);
         let time = self.node("Squeeze", &[&time], vec![]);
         let (zero, step) = (self.integers_shaped(vec![], &[0]), self.integers_shaped(vec![], &[1]));
         self.node("Range", &[&zero, &time, &step], vec![])
@@ -294,7 +308,12 @@ impl Writer<'_> {
     }
 
     fn integers_shaped(&mut self, dims: Vec<i64>, data: &[i64]) -> String {
-        let name = format!("integers{dims:?}{:?}", if data.len() > 8 { &data[..0] } else { data });
+        let name = if data.len() > 8 {
+            self.fresh += 1;
+            format!("integers{dims:?}{}", self.fresh)
+        } else {
+            format!("integers{dims:?}{data:?}")
+        };
         self.tensor(&name, dims, pb::INT64, data.iter().flat_map(|v| v.to_le_bytes()).collect())
     }
 

@@ -7,9 +7,9 @@ use anyhow::{Context, Result};
 use serde_json::json;
 use tch::{Kind, Tensor, no_grad};
 
-use crate::config::Config;
-use crate::data::Clip;
+use crate::config::{Config, Data};
 use crate::data::manifest;
+pub use crate::data::sets::Listed;
 use crate::data::splits::{Speakers, Split};
 use crate::nets::log_mel::{BANDS, SAMPLE_RATE};
 use crate::progress::Progress;
@@ -33,28 +33,36 @@ pub enum Form {
     },
 }
 
-/// A clip with its role.
-pub struct Listed {
-    /// The clip.
-    pub clip: Clip,
-    /// The role of its speaker.
-    pub split: Split,
+/// All clips of the config's corpora with the roles of their speakers. Speakers of corpora that are not trained on are
+/// for testing, whatever their split files say; of a data set of the paper that is not trained on, the published test part
+/// is tested, or all of it where it has none.
+pub fn list(config: &Config, prompts: &Prompts) -> Result<Vec<Listed>> {
+    list_of(&config.data, prompts)
 }
 
-/// All clips of the config's corpora with the roles of their speakers. Speakers of corpora that are not trained on are
-/// for testing, whatever their split files say.
-pub fn list(config: &Config, prompts: &Prompts) -> Result<Vec<Listed>> {
+/// [`list`] for the data part of a config.
+pub fn list_of(data: &Data, prompts: &Prompts) -> Result<Vec<Listed>> {
     let mut all = vec![];
-    for corpus in config.data.train.iter().chain(&config.data.test) {
-        let trained = config.data.train.contains(corpus);
-        let roles = if trained { Speakers::read(&config.data.splits, corpus)? } else { Speakers::default() };
+    for corpus in data.train.iter().chain(&data.test) {
+        let trained = data.train.contains(corpus);
+        if let Some(set) = data.sets.get(corpus) {
+            let mut listed = set.read(corpus, &data.root, data.cache(), prompts)?;
+            if !trained && listed.iter().any(|l| l.split == Split::Test) {
+                listed.retain(|l| l.split == Split::Test);
+            } else if !trained {
+                listed.iter_mut().for_each(|l| l.split = Split::Test);
+            }
+            all.extend(listed);
+            continue;
+        }
+        let roles = if trained { Speakers::read(&data.splits, corpus)? } else { Speakers::default() };
         if trained && !roles.trainable() {
             anyhow::bail!(
                 "data.train names {corpus} but {}/{corpus}.csv gives it no training speaker",
-                config.data.splits.display()
+                data.splits.display()
             );
         }
-        let clips = manifest::read(corpus, &config.data.root.join(corpus), prompts)?;
+        let clips = manifest::read(corpus, &data.root.join(corpus), prompts)?;
         all.extend(clips.into_iter().map(|clip| Listed { split: roles.role(&clip.speaker), clip }));
     }
     Ok(all)
@@ -62,7 +70,7 @@ pub fn list(config: &Config, prompts: &Prompts) -> Result<Vec<Listed>> {
 
 /// Folder of one form's cache.
 pub fn folder(config: &Config, form: Form) -> PathBuf {
-    config.data.work.join(match form {
+    config.data.cache().join(match form {
         Form::Pooled => "pooled".into(),
         Form::Frames { layer } => format!("frames-{layer}"),
     })

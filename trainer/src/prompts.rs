@@ -136,17 +136,39 @@ impl Prompts {
         }
     }
 
+    /// One plain description of a class, always the same: each style's first adjective (or other phrase) in the first training
+    /// template. For training without prompt augmentation. Panics as [`Prompts::of_class`] does.
+    pub fn plain(&self, styles: &[String]) -> String {
+        let one = |name: &String| {
+            let style = self.style(name);
+            let form = FORMS.into_iter().find(|f| !phrases(style, Side::Train, f).is_empty()).unwrap_or(FORMS[0]);
+            let phrase = phrases(style, Side::Train, form).first().map_or(name.as_str(), String::as_str);
+            fill(&half(&self.templates[form], Side::Train)[0], &[("{x}", phrase)])
+        };
+        styles.iter().map(one).collect::<Vec<_>>().join(", ")
+    }
+
     fn of_style(&self, name: &str, side: Side) -> Vec<String> {
+        self.mixed(name, side, side)
+    }
+
+    /// Prompts of one style with the phrases of one side and the templates of another. Panics on an unknown style.
+    pub fn mixed(&self, name: &str, phrase_side: Side, template_side: Side) -> Vec<String> {
         let style = self.style(name);
         let mut all = vec![];
         for form in FORMS {
-            for phrase in phrases(style, side, form) {
-                all.extend(half(&self.templates[form], side).iter().map(|t| fill(t, &[("{x}", phrase)])));
+            for phrase in phrases(style, phrase_side, form) {
+                all.extend(half(&self.templates[form], template_side).iter().map(|t| fill(t, &[("{x}", phrase)])));
             }
         }
         all.sort();
         all.dedup();
         all
+    }
+
+    /// Adjectives of one style and side. Panics on an unknown style.
+    pub fn adjectives(&self, name: &str, side: Side) -> &[String] {
+        phrases(self.style(name), side, "adjective")
     }
 
     fn of_pair(&self, first: &str, second: &str, side: Side) -> Vec<String> {
@@ -274,6 +296,16 @@ mod tests {
         }
         assert_eq!(prompts.concepts_of_label("singing, sad").unwrap(), ["singing", "sad"]);
         assert!(prompts.concepts_of_label("no such style").is_none());
+    }
+
+    #[test]
+    fn the_plain_description_is_one_of_the_training_prompts() {
+        let prompts = shipped();
+        for style in prompts.styles().map(String::from).collect::<Vec<_>>() {
+            let class = [style];
+            let plain = prompts.plain(&class);
+            assert!(prompts.of_class(&class, Side::Train).contains(&plain), "{plain}");
+        }
     }
 
     #[test]

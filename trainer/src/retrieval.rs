@@ -89,7 +89,7 @@ pub fn chance(clips: usize, positives: usize) -> Quality {
 }
 
 /// Probability that of `drawn` items without replacement from `all`, of which `marked` are marked, at most `limit` are.
-fn at_most(all: usize, marked: usize, drawn: usize, limit: usize) -> f64 {
+pub fn at_most(all: usize, marked: usize, drawn: usize, limit: usize) -> f64 {
     let least = (drawn + marked).saturating_sub(all);
     if marked.min(drawn) <= limit {
         return 1.0;

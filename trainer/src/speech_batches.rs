@@ -122,13 +122,22 @@ fn load_pooled(config: &Config) -> Result<(Vec<Entry>, Option<Validation>, Speec
     let columns = Tensor::from_slice(&tower.columns_of(&cached).context("the cache lacks a layer of the tower")?);
     let width = entry_width(config);
     let mut read = |split| -> Result<(Vec<Entry>, Tensor)> {
-        let (entries, values) = store.rows(width, |e| e.split == split && config.data.train.contains(&e.corpus))?;
+        let (entries, values) = store.rows(width, |e| role(config, e) == Some(split))?;
         Ok((entries, values.index_select(1, &columns)))
     };
     let (entries, features) = read(Split::Train)?;
     let validation = Some(read(Split::Val)?).filter(|(e, _)| !e.is_empty());
     let changes = changes(&entries, &features);
     Ok((entries, validation, Speech::Pooled { features, changes, graph: tower.record_head(config.dimension) }))
+}
+
+/// What training uses an entry for; `None` when it does not use it.
+pub fn role(config: &Config, entry: &Entry) -> Option<Split> {
+    let data = &config.data;
+    if !data.train.contains(&entry.corpus) || entry.styles.iter().any(|style| data.without.contains(style)) {
+        return None;
+    }
+    Some(if data.all_speakers && entry.split == Split::Test { Split::Train } else { entry.split })
 }
 
 /// Features of altered copies minus those of their originals.

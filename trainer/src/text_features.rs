@@ -1,5 +1,6 @@
 //! What the text encoders say about texts, computed once and kept beside the feature cache.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -32,21 +33,41 @@ pub fn text_features(config: &Config, texts: &[String]) -> Result<Tensor> {
     pooled(config, if config.text.tuning.is_some() { &Encoder::Tuned } else { &Encoder::Published }, texts)
 }
 
-/// Pooled features `[texts, width]`, in the order of `texts`.
+/// Texts with their rows, by name.
+type Known = BTreeMap<String, Tensor>;
+
+thread_local! {
+    /// What is known of each encoder, by folder and key: its files are read once a run.
+    static KNOWN: RefCell<BTreeMap<(PathBuf, String), Known>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+/// Pooled features `[texts, width]`, in the order of `texts`. What is computed is kept in files of its own, one for each list
+/// of texts that were new; all files of an encoder are read together.
 pub fn pooled(config: &Config, encoder: &Encoder<'_>, texts: &[String]) -> Result<Tensor> {
-    let file = cache_file(config, encoder, texts)?;
-    let mut known = read_cache(&file).unwrap_or_default();
-    let missing: BTreeSet<&String> = texts.iter().filter(|t| !known.contains_key(*t)).collect();
-    if !missing.is_empty() {
-        let missing: Vec<String> = missing.into_iter().cloned().collect();
-        known.extend(compute(config, encoder, &missing)?);
-        write_cache(&file, &known)?;
-    }
-    Ok(Tensor::stack(&texts.iter().map(|t| &known[t]).collect::<Vec<_>>(), 0))
+    let folder = config.data.cache().join("texts");
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let key = key(config, encoder)?;
+    KNOWN.with_borrow_mut(|all| {
+        let known = all.entry((folder.clone(), key.clone())).or_insert_with(|| read_all(&folder, &key));
+        let missing: BTreeSet<&String> = texts.iter().filter(|t| !known.contains_key(*t)).collect();
+        if !missing.is_empty() {
+            let missing: Vec<String> = missing.into_iter().cloned().collect();
+            let rows = compute(config, encoder, &missing)?;
+            write_cache(&folder.join(format!("{key}-{}.safetensors", hash(missing.join("\n")))), &rows)?;
+            known.extend(rows);
+        }
+        Ok(Tensor::stack(&texts.iter().map(|t| &known[t]).collect::<Vec<_>>(), 0))
+    })
+}
+
+fn read_all(folder: &Path, key: &str) -> Known {
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let own = |file: &PathBuf| file.file_name().and_then(|n| n.to_str()).is_some_and(|name| name.starts_with(key));
+    files.filter(own).filter_map(|file| read_cache(&file)).flatten().collect()
 }
 
 /// Rows of texts that are not cached.
-fn compute(config: &Config, encoder: &Encoder<'_>, texts: &[String]) -> Result<BTreeMap<String, Tensor>> {
+fn compute(config: &Config, encoder: &Encoder<'_>, texts: &[String]) -> Result<Known> {
     let (params, net, tokenizer): (Params, _, _) = match encoder {
         Encoder::Published => (encoders::text(config)?, &config.text.tower.bert, &config.text.tokenizer),
         Encoder::Tuned => (tune_text::load(config)?, &config.text.tower.bert, &config.text.tokenizer),
@@ -76,45 +97,39 @@ fn compute(config: &Config, encoder: &Encoder<'_>, texts: &[String]) -> Result<B
     Ok(rows)
 }
 
-fn read_cache(file: &Path) -> Option<BTreeMap<String, Tensor>> {
+fn read_cache(file: &Path) -> Option<Known> {
     let mut parts: BTreeMap<String, Tensor> = Tensor::read_safetensors(file).ok()?.into_iter().collect();
     let (features, texts) = (parts.remove("features")?, Vec::<u8>::try_from(parts.remove("texts")?).ok()?);
     let texts: Vec<String> = serde_json::from_slice(&texts).ok()?;
     (texts.len() as i64 == features.size()[0]).then(|| texts.into_iter().zip(features.unbind(0)).collect())
 }
 
-fn write_cache(file: &Path, known: &BTreeMap<String, Tensor>) -> Result<()> {
+fn write_cache(file: &Path, known: &Known) -> Result<()> {
     let features = Tensor::stack(&known.values().collect::<Vec<_>>(), 0);
     let texts = Tensor::from_slice(&serde_json::to_vec(&known.keys().collect::<Vec<_>>())?);
     Tensor::write_safetensors(&[("features", &features), ("texts", &texts)], file)
         .with_context(|| format!("cannot write {}", file.display()))
 }
 
-fn cache_file(config: &Config, encoder: &Encoder<'_>, texts: &[String]) -> Result<PathBuf> {
-    let folder = config.data.work.join("texts");
-    std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let mut hash = Sha256::new();
-    match encoder {
-        Encoder::Published => {
-            hash.update(serde_json::to_vec(&(
-                &config.text.weights,
-                &config.text.keep,
-                config.text.int8,
-                &config.text.tower.bert,
-            ))?);
-        }
+/// What decides an encoder's rows, as the beginning of a file's name.
+fn key(config: &Config, encoder: &Encoder<'_>) -> Result<String> {
+    Ok(match encoder {
+        Encoder::Published => hash(serde_json::to_vec(&(
+            &config.text.weights,
+            &config.text.keep,
+            config.text.int8,
+            &config.text.tower.bert,
+        ))?),
         Encoder::Tuned => {
             let written = std::fs::metadata(tune_text::file(config)).and_then(|m| m.modified());
             let written = written
                 .context("the text tower is not tuned yet; run `esr-trainer tune-text` with this config first")?;
-            hash.update(format!("tuned {written:?}"));
+            hash(format!("tuned {written:?}"))
         }
-        // One file for all texts: the teacher is slow, and is read once a run.
-        Encoder::Teacher(t) => hash.update(serde_json::to_vec(&(&t.weights, &t.bert))?),
-    }
-    if !matches!(encoder, Encoder::Teacher(_)) {
-        texts.iter().for_each(|t| hash.update(format!("{t}\n")));
-    }
-    let name: String = hash.finalize().iter().take(8).map(|b| format!("{b:02x}")).collect();
-    Ok(folder.join(format!("{name}.safetensors")))
+        Encoder::Teacher(t) => hash(serde_json::to_vec(&(&t.weights, &t.bert))?),
+    })
+}
+
+fn hash(bytes: impl AsRef<[u8]>) -> String {
+    Sha256::digest(bytes).iter().take(8).map(|b| format!("{b:02x}")).collect()
 }

@@ -7,6 +7,8 @@ use anyhow::{Context, Result, anyhow};
 use serde_json::{Value, json};
 use tch::Tensor;
 
+use crate::tokenizer_formats::{byte_level_bpe, sentencepiece};
+
 /// A tokenizer with the JSON that a bundle carries.
 pub struct TextTokenizer {
     inner: tokenizers::Tokenizer,
@@ -15,13 +17,26 @@ pub struct TextTokenizer {
 }
 
 impl TextTokenizer {
-    /// Reads `tokenizer.json`, or a `vocab.txt` of an uncased BERT.
+    /// Reads a tokenizer by the name of its file: `tokenizer.json`, `vocab.txt` of an uncased BERT, `vocab.json` beside `merges.txt`
+    /// (byte-level BPE, RoBERTa), or a SentencePiece `*.model` (T5).
     pub fn read(path: &Path, max_tokens: usize) -> Result<Self> {
-        let text = std::fs::read_to_string(path).with_context(|| {
-            format!("cannot read the tokenizer {}; scripts/fetch-weights.sh downloads it", path.display())
+        let bytes = std::fs::read(path).with_context(|| {
+            format!(
+                "cannot read the tokenizer {}; scripts/fetch-weights.sh downloads that of the default",
+                path.display()
+            )
         })?;
-        let is_json = path.extension().is_some_and(|e| e == "json");
-        let mut value: Value = if is_json { serde_json::from_str(&text)? } else { wordpiece(&text)? };
+        let is = |part: Option<&std::ffi::OsStr>, what: &str| part.is_some_and(|p| p == what);
+        let in_file = || format!("in {}", path.display());
+        let mut value: Value = if is(path.file_name(), "vocab.json") {
+            byte_level_bpe(path)?
+        } else if is(path.extension(), "json") {
+            serde_json::from_slice(&bytes).with_context(in_file)?
+        } else if is(path.extension(), "model") {
+            sentencepiece(&bytes).with_context(in_file)?
+        } else {
+            wordpiece(std::str::from_utf8(&bytes).with_context(in_file)?).with_context(in_file)?
+        };
         value["padding"] = Value::Null;
         value["truncation"] =
             json!({"direction": "Right", "max_length": max_tokens, "strategy": "LongestFirst", "stride": 0});

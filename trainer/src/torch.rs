@@ -1,17 +1,35 @@
 //! Runs a recorded graph on libtorch tensors, with autograd. Looks parameters up by name; knows no network by name.
 
+mod sequence;
+
 use std::collections::BTreeMap;
 
 use tch::{Device, Kind as TorchKind, Tensor};
 
-use crate::graph::{Border, Fold, Function, Graph, Op, Step, relative_bucket};
+use crate::graph::{Border, Fold, Function, Graph, Op, Step};
 
 /// Parameter tensors by name.
 pub type Params = BTreeMap<String, Tensor>;
 
-/// Evaluates `graph` and returns its outputs by name. Dropout acts only when `training`.
+/// How a graph is evaluated.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Mode {
+    /// Whether dropout and what else is random in training acts.
+    pub training: bool,
+    /// Whether products of matrices and convolutions are computed from bfloat16 operands, as autocast does. Their results
+    /// are 32-bit floats again, so that norms, softmax and losses are computed exactly.
+    pub bf16: bool,
+}
+
+/// Evaluates `graph` in 32-bit floats and returns its outputs by name. Dropout acts only when `training`.
 /// Panics when a parameter or input is missing: the caller builds both from the same description.
 pub fn run(graph: &Graph, params: &Params, inputs: &[(&str, &Tensor)], training: bool) -> BTreeMap<String, Tensor> {
+    run_in(graph, params, inputs, Mode { training, bf16: false })
+}
+
+/// [`run`] with all settings.
+pub fn run_in(graph: &Graph, params: &Params, inputs: &[(&str, &Tensor)], mode: Mode) -> BTreeMap<String, Tensor> {
+    let training = mode.training;
     let device = inputs.first().map_or(Device::Cpu, |(_, t)| t.device());
     let nodes = graph.nodes();
     let mut last_use: Vec<usize> = (0..nodes.len()).collect();
@@ -32,13 +50,21 @@ pub fn run(graph: &Graph, params: &Params, inputs: &[(&str, &Tensor)], training:
                 params.get(name).unwrap_or_else(|| panic!("the parameter {name} was not loaded")).shallow_clone()
             }
             Op::Const { data } => Tensor::from_slice(data).view(fixed().as_slice()).to_device(device),
+            Op::MatMul if mode.bf16 => short(x(0)).matmul(&short(x(1))).to_kind(TorchKind::Float),
             Op::MatMul => x(0).matmul(x(1)),
             Op::Add => x(0) + x(1),
             Op::Mul => x(0) * x(1),
             Op::Div => x(0) / x(1),
             Op::Maximum => x(0).maximum(x(1)),
-            Op::Conv1d { stride, padding } => {
-                x(0).conv1d(x(1), None::<Tensor>, [*stride as i64], [*padding as i64], [1], 1)
+            Op::Conv1d { stride, padding, groups } => {
+                let convolve = |x: &Tensor, k: &Tensor| {
+                    x.conv1d(k, None::<Tensor>, [*stride as i64], [*padding as i64], [1], *groups as i64)
+                };
+                if mode.bf16 {
+                    convolve(&short(x(0)), &short(x(1))).to_kind(TorchKind::Float)
+                } else {
+                    convolve(x(0), x(1))
+                }
             }
             Op::Pad { left, right, border } => {
                 let mode = match border {
@@ -54,6 +80,8 @@ pub fn run(graph: &Graph, params: &Params, inputs: &[(&str, &Tensor)], training:
             }
             Op::Map(function) => match function {
                 Function::Gelu => x(0).gelu("none"),
+                Function::GeluTanh => x(0).gelu("tanh"),
+                Function::Sigmoid => x(0).sigmoid(),
                 Function::Relu => x(0).relu(),
                 Function::Tanh => x(0).tanh(),
                 Function::Sqrt => x(0).sqrt(),
@@ -63,6 +91,7 @@ pub fn run(graph: &Graph, params: &Params, inputs: &[(&str, &Tensor)], training:
             Op::Reduce { fold: Fold::Sum, axis } => {
                 x(0).sum_dim_intlist([*axis as i64].as_slice(), true, TorchKind::Float)
             }
+            Op::Reduce { fold: Fold::Mean, axis } => x(0).mean_dim([*axis as i64].as_slice(), true, TorchKind::Float),
             Op::Reduce { fold: Fold::Max, axis } => x(0).amax([*axis as i64].as_slice(), true),
             Op::SplitHeads { heads } => {
                 let s = x(0).size();
@@ -73,7 +102,19 @@ pub fn run(graph: &Graph, params: &Params, inputs: &[(&str, &Tensor)], training:
                 x(0).transpose(1, 2).reshape([s[0], s[2], s[1] * s[3]])
             }
             Op::AddPositions => x(0) + x(1).narrow(0, 0, x(0).size()[1]),
-            Op::RelativeBias { max_distance, .. } => relative_bias(x(1), x(0).size()[1] as usize, *max_distance),
+            Op::RelativeBias { max_distance } => sequence::relative_bias(x(1), x(0).size()[1], *max_distance),
+            Op::Distance { skip } => sequence::distance(x(0).size()[1], *skip as i64, x(0).device()),
+            Op::Prepend => {
+                let (size, tokens) = (x(0).size(), x(1));
+                Tensor::cat(&[&tokens.unsqueeze(0).expand([size[0], -1, -1], false), x(0)], 1)
+            }
+            Op::Skip { count } => x(0).narrow(1, *count as i64, x(0).size()[1] - *count as i64),
+            Op::First => x(0).select(1, 0),
+            Op::LayerDrop { probability } => sequence::layer_drop(x(0), x(1), *probability, training),
+            Op::MaskSpans { probability, length, fewest } if training => {
+                sequence::mask_spans(x(0), x(1), x(2), *probability, *length as i64, *fewest as i64)
+            }
+            Op::MaskSpans { .. } => x(0).shallow_clone(),
             Op::Transpose => x(0).transpose(-1, -2),
             Op::Unsqueeze { axis } => x(0).unsqueeze(*axis as i64),
             Op::Squeeze { axis } => x(0).squeeze_dim(*axis as i64),
@@ -124,14 +165,6 @@ fn valid(length: &Tensor, time: i64, steps: &[Step]) -> Tensor {
     positions.unsqueeze(0).lt_tensor(&count.clamp_min(1).unsqueeze(1)).to_kind(TorchKind::Float)
 }
 
-fn relative_bias(table: &Tensor, time: usize, max_distance: usize) -> Tensor {
-    let buckets = table.size()[0] as usize;
-    let rows = (0..time).flat_map(|i| (0..time).map(move |j| (i, j)));
-    let ids: Vec<i64> = rows.map(|(i, j)| relative_bucket(i, j, buckets, max_distance) as i64).collect();
-    let n = time as i64;
-    table
-        .index_select(0, &Tensor::from_slice(&ids).to_device(table.device()))
-        .view([n, n, -1])
-        .permute([2, 0, 1])
-        .unsqueeze(0)
+fn short(x: &Tensor) -> Tensor {
+    x.to_kind(TorchKind::BFloat16)
 }

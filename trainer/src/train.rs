@@ -55,6 +55,7 @@ struct PromptTable {
 /// Trains to the last epoch (or stops after `until` epochs), continuing from the latest checkpoint unless `restart`.
 pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()> {
     let t = &config.training;
+    let seed = config.seed.wrapping_add(t.reseed);
     let prompts = Prompts::read(&config.data.prompts)?;
     let (entries, validation, speech) = Speech::load(config)?;
     ensure!(
@@ -74,7 +75,7 @@ pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()>
     let mut state = match known {
         Some(state) => state,
         None => {
-            tch::manual_seed(config.seed as i64);
+            tch::manual_seed(seed as i64);
             let mut params = Params::new();
             if let Speech::Frames { graph, .. } = &speech {
                 let wanted: BTreeSet<String> = graph.params().into_iter().map(|(n, _)| n).collect();
@@ -110,6 +111,8 @@ pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()>
         let _ = tensor.set_requires_grad(!fixed);
     }
 
+    std::fs::create_dir_all(&config.data.work)
+        .with_context(|| format!("cannot create {}", config.data.work.display()))?;
     let mut metrics = std::fs::OpenOptions::new()
         .create(true)
         .append(!fresh)
@@ -128,8 +131,8 @@ pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()>
     while state.epoch < last {
         let epoch = state.epoch;
         // Everything random in an epoch follows from its number, so that a resumed run repeats an unbroken one.
-        tch::manual_seed((config.seed as i64).wrapping_mul(1_000_003).wrapping_add(epoch as i64));
-        let mut random = ChaCha8Rng::seed_from_u64(config.seed.wrapping_mul(7919).wrapping_add(epoch as u64));
+        tch::manual_seed((seed as i64).wrapping_mul(1_000_003).wrapping_add(epoch as i64));
+        let mut random = ChaCha8Rng::seed_from_u64(seed.wrapping_mul(7919).wrapping_add(epoch as u64));
         let mut line = Metrics { epoch, ..Metrics::default() };
         for step in 0..steps {
             let rows: Vec<usize> = (0..t.batch).map(|_| sampler.draw(&mut random)).collect();

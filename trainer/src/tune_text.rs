@@ -34,7 +34,7 @@ const GUESSED: f32 = 0.5;
 
 /// The file with the tuned text tower.
 pub fn file(config: &Config) -> PathBuf {
-    config.data.work.join("text.safetensors")
+    config.data.cache().join("text.safetensors")
 }
 
 /// The tuned text tower: encoder, head and bank.

@@ -71,8 +71,7 @@ fn shapes_and_positions() {
     check(|x| x.unsqueeze(1).squeeze(1));
     check(|x| Value::concat(&[x, x * 2.0]));
     check(|x| {
-        x.split_heads(2).matmul(x.split_heads(2).transpose())
-            + x.relative_bias(x.graph().param("buckets", &[8, 2]), 16, 20)
+        x.split_heads(2).matmul(x.split_heads(2).transpose()) + x.relative_bias(x.graph().param("buckets", &[8, 2]), 16)
     });
     check(|x| x.transpose().conv1d(x.graph().param("k", &[4, 6, 3]), 1, 1));
     check(|x| x.transpose().conv1d(x.graph().param("k", &[4, 6, 3]), 2, 1));

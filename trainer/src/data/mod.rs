@@ -1,6 +1,11 @@
-//! Clips with their labels: manifests of corpora, speaker splits. Knows files and labels, not audio or tensors.
+//! Clips with their labels: manifests of corpora, speaker splits, the paper's data sets. Knows files and labels, no tensors.
 
+mod esd;
+mod expresso;
+mod iemocap;
 pub mod manifest;
+pub mod piece;
+pub mod sets;
 pub mod splits;
 
 use std::path::PathBuf;
@@ -12,7 +17,7 @@ use serde::{Deserialize, Serialize};
 pub struct Clip {
     /// Corpus name.
     pub corpus: String,
-    /// File.
+    /// File, or a [`piece::Piece`] of one.
     pub path: PathBuf,
     /// Speaker, unique over all corpora.
     pub speaker: String,

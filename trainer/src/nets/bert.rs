@@ -1,4 +1,4 @@
-//! Post-norm text encoders of the BERT family (BERT, MiniLM) and MPNet, which adds relative positions.
+//! Post-norm text encoders of the BERT family (BERT, MiniLM, RoBERTa) and MPNet, which adds relative positions.
 //! Parameters are named as in the published checkpoints below the given path, except that token type 0 is folded into
 //! the position table and reserved leading positions are cut off (see `weights`).
 
@@ -13,6 +13,8 @@ use crate::layers::{AttentionPaths, attention, feed_forward, hide_masked, layer_
 pub enum Family {
     /// BERT, MiniLM: learned absolute positions, token types.
     Bert,
+    /// RoBERTa: learned absolute positions that begin after two reserved rows, one token type.
+    Roberta,
     /// MPNet: learned absolute positions and a relative bias shared by all layers.
     Mpnet,
 }
@@ -39,21 +41,46 @@ pub struct Bert {
     pub epsilon: f64,
 }
 
+impl Bert {
+    /// BERT-base, uncased.
+    pub const BASE: Bert = Bert {
+        family: Family::Bert,
+        vocabulary: 30_522,
+        width: 768,
+        hidden: 3072,
+        layers: 12,
+        heads: 12,
+        positions: 512,
+        epsilon: 1e-12,
+    };
+    /// RoBERTa-base.
+    pub const ROBERTA_BASE: Bert = Bert { family: Family::Roberta, vocabulary: 50_265, epsilon: 1e-5, ..Bert::BASE };
+}
+
+/// Dropout inside a text encoder, in training.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct TextDropout {
+    /// On the embeddings and on the outputs of layers.
+    pub hidden: f64,
+    /// On attention weights.
+    pub attention: f64,
+}
+
 /// Buckets of MPNet's relative positions.
 pub const BUCKETS: usize = 32;
 const MAX_DISTANCE: usize = 128;
 
 /// Token ids `[batch, tokens]` with a float mask of the same shape to hidden states `[batch, tokens, width]`.
-pub fn bert<'g>(net: &Bert, ids: Value<'g>, mask: Value<'g>, path: &str, dropout: f64) -> Value<'g> {
+pub fn bert<'g>(net: &Bert, ids: Value<'g>, mask: Value<'g>, path: &str, dropout: TextDropout) -> Value<'g> {
     let g = ids.graph();
     let table = g.param(&format!("{path}.embeddings.word_embeddings.weight"), &[net.vocabulary, net.width]);
     let positions = g.param(&format!("{path}.embeddings.position_embeddings.weight"), &[net.positions, net.width]);
     let embedded = table.gather(ids).add_positions(positions);
-    let mut x = layer_norm(embedded, &format!("{path}.embeddings.LayerNorm"), net.epsilon).dropout(dropout);
+    let mut x = layer_norm(embedded, &format!("{path}.embeddings.LayerNorm"), net.epsilon).dropout(dropout.hidden);
     let mut hidden = hide_masked(mask);
     if net.family == Family::Mpnet {
         let table = g.param(&format!("{path}.encoder.relative_attention_bias.weight"), &[BUCKETS, net.heads]);
-        hidden = x.relative_bias(table, MAX_DISTANCE, net.positions) + hidden;
+        hidden = x.relative_bias(table, MAX_DISTANCE) + hidden;
     }
     for n in 0..net.layers {
         x = block(net, x, hidden, &format!("{path}.encoder.layer.{n}"), dropout);
@@ -61,9 +88,9 @@ pub fn bert<'g>(net: &Bert, ids: Value<'g>, mask: Value<'g>, path: &str, dropout
     x
 }
 
-fn block<'g>(net: &Bert, x: Value<'g>, hidden: Value<'g>, path: &str, dropout: f64) -> Value<'g> {
+fn block<'g>(net: &Bert, x: Value<'g>, hidden: Value<'g>, path: &str, dropout: TextDropout) -> Value<'g> {
     let (paths, norm) = match net.family {
-        Family::Bert => (
+        Family::Bert | Family::Roberta => (
             AttentionPaths {
                 query: format!("{path}.attention.self.query"),
                 key: format!("{path}.attention.self.key"),
@@ -84,8 +111,8 @@ fn block<'g>(net: &Bert, x: Value<'g>, hidden: Value<'g>, path: &str, dropout: f
             format!("{path}.attention.LayerNorm"),
         ),
     };
-    let attended = attention(x, &paths, net.heads, hidden).dropout(dropout);
+    let attended = attention(x, &paths, net.heads, hidden, dropout.attention).dropout(dropout.hidden);
     let x = layer_norm(x + attended, &norm, net.epsilon);
     let fed = feed_forward(x, &format!("{path}.intermediate.dense"), &format!("{path}.output.dense"), net.hidden);
-    layer_norm(x + fed.dropout(dropout), &format!("{path}.output.LayerNorm"), net.epsilon)
+    layer_norm(x + fed.dropout(dropout.hidden), &format!("{path}.output.LayerNorm"), net.epsilon)
 }

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::bert::{Bert, bert};
+use super::bert::{Bert, TextDropout, bert};
 use super::heads::{Projection, projection};
 use crate::graph::{Dim, Graph, Value};
 use crate::layers::masked_mean;
@@ -95,5 +95,6 @@ fn pooled<'g>(net: &Bert, g: &'g Graph, dropout: f64) -> Value<'g> {
     let shape = [Dim::Batch, g.time("tokens")];
     let ids = g.integers("input_ids", &shape);
     let mask = g.integers("attention_mask", &shape).to_float();
+    let dropout = TextDropout { hidden: dropout, attention: 0.0 };
     masked_mean(bert(net, ids, mask, ENCODER, dropout), mask)
 }

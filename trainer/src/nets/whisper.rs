@@ -85,7 +85,7 @@ fn block<'g>(net: &Whisper, x: Value<'g>, hidden: Value<'g>, path: &str) -> Valu
         output: format!("{path}.attn.out"),
         key_bias: false,
     };
-    let x = x + attention(layer_norm(x, &format!("{path}.attn_ln"), EPSILON), &paths, net.heads, hidden);
+    let x = x + attention(layer_norm(x, &format!("{path}.attn_ln"), EPSILON), &paths, net.heads, hidden, 0.0);
     let normal = layer_norm(x, &format!("{path}.mlp_ln"), EPSILON);
     x + feed_forward(normal, &format!("{path}.mlp.0"), &format!("{path}.mlp.2"), 4 * net.width)
 }

@@ -4,7 +4,11 @@
 
 pub mod ctranslate2;
 pub mod onnx_initializers;
+pub mod paper;
+pub mod pickle;
+pub mod published;
 pub mod text;
+pub mod torch_checkpoint;
 pub mod whisper;
 
 use std::path::{Path, PathBuf};
@@ -39,8 +43,7 @@ pub fn read_tensors(path: &Path) -> Result<Params> {
         "safetensors" => Tensor::read_safetensors(path).with_context(|| format!("cannot read {}", path.display()))?,
         "onnx" => return onnx_initializers::read(path),
         _ if ctranslate2::recognise(path)? => return ctranslate2::read(path),
-        _ => Tensor::loadz_multi(path)
-            .with_context(|| format!("cannot read {} as a PyTorch state dict", path.display()))?,
+        _ => torch_checkpoint::read(path)?.into_iter().collect(),
     };
     let float = |t: Tensor| if t.is_floating_point() { t.to_kind(Kind::Float) } else { t };
     Ok(named.into_iter().map(|(name, t)| (name, float(t))).collect())

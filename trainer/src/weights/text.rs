@@ -7,8 +7,9 @@ use super::onnx_initializers::READY;
 use crate::nets::bert::{Bert, Family};
 use crate::torch::Params;
 
-/// Rows of MPNet's position table that are reserved for padding.
-const MPNET_RESERVED: i64 = 2;
+/// Rows of MPNet's and RoBERTa's position table before that of the first token: positions are counted on from the number of
+/// the padding token, which is 1.
+const RESERVED: i64 = 2;
 
 /// Parameters of the embeddings and the chosen blocks below `path`. `keep` lists the file's blocks that become ours, in
 /// order (a student keeps some of its teacher's); empty keeps the first `net.layers`.
@@ -41,7 +42,13 @@ pub fn load(file: Params, net: &Bert, keep: &[usize], path: &str) -> Result<Para
     }
     let name = format!("{path}.embeddings.position_embeddings.weight");
     let Some(positions) = out.get(&name) else { anyhow::bail!("the weight file has no position embeddings") };
-    let skipped = if net.family == Family::Mpnet { MPNET_RESERVED } else { 0 };
+    let skipped = if net.family == Family::Bert { 0 } else { RESERVED };
+    ensure!(
+        positions.size()[0] >= skipped + net.positions as i64,
+        "the position table has {} rows, {} are needed; set `positions` lower",
+        positions.size()[0],
+        skipped + net.positions as i64
+    );
     let mut positions = positions.narrow(0, skipped, net.positions as i64).copy();
     if let Some(types) = types {
         positions += types.get(0);

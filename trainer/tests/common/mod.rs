@@ -56,6 +56,7 @@ pub fn run_onnx(
 }
 
 /// Random values for every parameter of a graph.
+#[allow(dead_code)] // Not every test program needs it.
 pub fn random_params(graph: &Graph, seed: i64) -> Params {
     tch::manual_seed(seed);
     let one = |(name, shape): (String, Vec<usize>)| {

@@ -1,5 +1,6 @@
 //! A whole audio file to PCM, with limits. Knows containers and codecs only through symphonia; no resampling.
 
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use symphonia::core::codecs::audio::{AudioCodecParameters, AudioDecoder, well_known};
@@ -54,6 +55,23 @@ impl Pcm {
 
     pub(crate) fn into_samples(self) -> Vec<f32> {
         self.samples
+    }
+
+    /// A stretch of frames, of one channel (counted from 0) or of all. `None` if there is no such channel or the stretch is
+    /// empty or reaches beyond the end.
+    pub fn part(&self, channel: Option<u16>, frames: Range<usize>) -> Option<Pcm> {
+        if frames.is_empty() || frames.end > self.frames() || channel.is_some_and(|c| c >= self.channels) {
+            return None;
+        }
+        let width = usize::from(self.channels);
+        let all = &self.samples[frames.start * width..frames.end * width];
+        Some(match channel {
+            None => Self { samples: all.to_vec(), ..*self },
+            Some(channel) => {
+                let samples = all.iter().skip(usize::from(channel)).step_by(width).copied().collect();
+                Self { samples, rate: self.rate, channels: 1 }
+            }
+        })
     }
 }
 

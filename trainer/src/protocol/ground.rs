@@ -1,0 +1,145 @@
+//! Where pools and queries come from: the feature cache of a config and a model.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use tch::Tensor;
+
+use super::pool::{Asked, Heard, Pool, Rows};
+use crate::config::Config;
+use crate::data::manifest::{self, Details};
+use crate::data::splits::Split;
+use crate::evaluate::{Judge, Model, judge_of};
+use crate::prepare::{Form, entry_width, open};
+use crate::prompts::{Prompts, Side};
+use crate::speech_batches::role;
+use crate::store::{Entry, Store};
+
+/// A model with everything that it can be asked about.
+pub struct Ground<'a> {
+    /// The config.
+    pub config: &'a Config,
+    /// Its descriptions.
+    pub prompts: Prompts,
+    store: Store,
+    judge: Box<dyn Judge>,
+    details: BTreeMap<PathBuf, Details>,
+}
+
+impl<'a> Ground<'a> {
+    /// Opens cache and model.
+    ///
+    /// # Errors
+    /// If either is missing; the message says which command makes it.
+    pub fn open(config: &'a Config, model: &Model<'_>) -> Result<Self> {
+        let prompts = Prompts::read(&config.data.prompts)?;
+        let store = open(config, Form::Pooled)?;
+        ensure!(
+            !store.entries.is_empty(),
+            "the feature cache is empty; run `esr-trainer prepare` with this config first"
+        );
+        let mut details = BTreeMap::new();
+        for corpus in config.data.train.iter().chain(&config.data.test) {
+            let folder = config.data.root.join(corpus);
+            if !config.data.sets.contains_key(corpus) && folder.join("manifest.csv").exists() {
+                details.extend(manifest::details(&folder)?);
+            }
+        }
+        Ok(Self { config, prompts, store, judge: judge_of(config, model)?, details })
+    }
+
+    /// Names of the corpora with clips of a split, in the order of the config.
+    pub fn corpora(&self, split: Split) -> Vec<String> {
+        let all = self.config.data.train.iter().chain(&self.config.data.test);
+        let there = |c: &&String| self.store.entries.iter().any(|e| e.corpus == **c && plain(e, split));
+        all.filter(there).cloned().collect()
+    }
+
+    /// Styles of which some clip was trained on, made clips included.
+    pub fn trained_styles(&self) -> std::collections::BTreeSet<String> {
+        let entries = self.store.entries.iter().filter(|e| role(self.config, e) == Some(Split::Train));
+        entries.flat_map(|e| e.styles.clone()).collect()
+    }
+
+    /// The entries of one corpus and split, as recorded.
+    pub fn entries(&self, corpus: &str, split: Split) -> Vec<Entry> {
+        self.store.entries.iter().filter(|e| e.corpus == corpus && plain(e, split)).cloned().collect()
+    }
+
+    /// The clips of one corpus and split with their vectors. Clips with a style that `wanted` does not let pass are left
+    /// out.
+    ///
+    /// # Errors
+    /// If the cache cannot be read or a file not be embedded.
+    pub fn pool(&mut self, corpus: &str, split: Split, wanted: impl Fn(&Entry) -> bool) -> Result<Pool> {
+        let width = entry_width(self.config);
+        let (entries, all) = self.store.rows(width, |e| e.corpus == corpus && plain(e, split) && wanted(e))?;
+        ensure!(!entries.is_empty(), "the feature cache has no such clips of {corpus}");
+        let cached = self.config.speech.cached_tower();
+        let columns = self.config.speech.tower.columns_of(&cached).context("the cache lacks a layer of the tower")?;
+        let rows = Rows::of(&self.judge.speech(&entries, &all.index_select(1, &Tensor::from_slice(&columns)))?)?;
+        let clips = entries.iter().map(|e| self.heard(e)).collect();
+        Ok(Pool { name: corpus.into(), clips, rows })
+    }
+
+    fn heard(&self, entry: &Entry) -> Heard {
+        let details = self.details.get(&entry.path).cloned().unwrap_or_default();
+        Heard {
+            path: entry.path.display().to_string(),
+            speaker: entry.speaker.clone(),
+            style: entry.class(),
+            seconds: entry.seconds,
+            sentence: details.sentence,
+            language: details.language,
+        }
+    }
+
+    /// Unit vectors of clips given as pooled features of the cached tower, `[clips, width]`. For models that can embed
+    /// features, which an exported bundle alone can not.
+    ///
+    /// # Errors
+    /// If the model cannot.
+    pub fn embed_features(&mut self, pooled: &Tensor) -> Result<Rows> {
+        let cached = self.config.speech.cached_tower();
+        let columns = self.config.speech.tower.columns_of(&cached).context("the cache lacks a layer of the tower")?;
+        Rows::of(&self.judge.speech(&[], &pooled.index_select(1, &Tensor::from_slice(&columns)))?)
+    }
+
+    /// Unit vectors of texts.
+    ///
+    /// # Errors
+    /// If the model cannot read them.
+    pub fn texts(&mut self, texts: &[String]) -> Result<Rows> {
+        ensure!(!texts.is_empty(), "there is no text to embed");
+        Rows::of(&self.judge.texts(self.config, texts)?)
+    }
+
+    /// Queries for every style of a pool, out of one half of the prompts: each prompt alone.
+    ///
+    /// # Errors
+    /// If the model cannot read them.
+    pub fn asked(&mut self, pool: &Pool, side: Side) -> Result<Vec<Asked>> {
+        let styles: Vec<String> = pool.styles().into_keys().map(String::from).collect();
+        styles.into_iter().map(|style| self.asked_style(&style, side)).collect()
+    }
+
+    /// Queries for one style or combination of styles.
+    ///
+    /// # Errors
+    /// If the model cannot read them.
+    pub fn asked_style(&mut self, style: &str, side: Side) -> Result<Asked> {
+        let class: Vec<String> = style.split(" + ").map(String::from).collect();
+        let queries = self.texts(&self.prompts.of_class(&class, side))?;
+        Ok(Asked { style: style.into(), queries })
+    }
+}
+
+/// The same queries averaged a style, as the paper asks.
+pub fn together(asked: &[Asked]) -> Vec<Asked> {
+    asked.iter().map(|a| Asked::together(&a.style, &a.queries)).collect()
+}
+
+fn plain(entry: &Entry, split: Split) -> bool {
+    entry.split == split && entry.variant == "original"
+}
