@@ -103,8 +103,12 @@ mod tests {
 
     /// Two seconds, two channels at 8 kHz: the left one is 0.25 then 0.5, the right one is -0.5 throughout.
     fn stereo(file: &Path) {
-        let format =
-            hound::WavSpec { channels: 2, sample_rate: 8000, bits_per_sample: 16, sample_format: hound::SampleFormat::Int };
+        let format = hound::WavSpec {
+            channels: 2,
+            sample_rate: 8000,
+            bits_per_sample: 16,
+            sample_format: hound::SampleFormat::Int,
+        };
         let mut writer = hound::WavWriter::create(file, format).unwrap();
         for n in 0..16_000 {
             writer.write_sample(if n < 8000 { 8192i16 } else { 16384 }).unwrap();

@@ -122,6 +122,15 @@ mod tests {
     }
 
     #[test]
+    fn librosa_cuts_at_the_same_samples() {
+        // What librosa 0.11.0's effects.split(samples, top_db=...) gives for this signal.
+        let samples = bursts(50_000, &[(5000, 4000, 0.5), (20_000, 900, 0.02), (30_123, 7000, 0.1)]);
+        assert_eq!(voiced(&samples, 20.0), [4096..10_240, 29_696..37_888]);
+        assert_eq!(voiced(&samples, 30.0), [4096..10_240, 29_184..38_400]);
+        assert_eq!(voiced(&samples, 60.0), [4096..10_240, 19_456..22_016, 29_184..38_400]);
+    }
+
+    #[test]
     fn near_stretches_are_one_and_long_ones_are_cut() {
         assert_eq!(merged(&[0..10, 15..20, 26..30], 5), [0..20, 26..30]);
         assert_eq!(pieces(100..355, 100, 10), [100..200, 200..300, 300..355]);

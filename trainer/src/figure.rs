@@ -106,7 +106,9 @@ where
     legend(chart)
 }
 
-fn legend<'a, 'b: 'a, X>(chart: &mut ChartContext<'a, SVGBackend<'b>, Cartesian2d<X, plotters::coord::types::RangedCoordf64>>) -> Drawn
+fn legend<'a, 'b: 'a, X>(
+    chart: &mut ChartContext<'a, SVGBackend<'b>, Cartesian2d<X, plotters::coord::types::RangedCoordf64>>,
+) -> Drawn
 where
     X: Ranged<ValueType = f64>,
 {
@@ -237,7 +239,11 @@ mod tests {
     #[test]
     fn drawings_are_small_whole_and_the_same_each_time() {
         let series = vec![
-            Series { name: "measured".into(), points: vec![(1.0, [0.2, 0.1, 0.3]), (10.0, [0.1, 0.1, 0.1])], dashed: false },
+            Series {
+                name: "measured".into(),
+                points: vec![(1.0, [0.2, 0.1, 0.3]), (10.0, [0.1, 0.1, 0.1])],
+                dashed: false,
+            },
             Series::plain("expected", [(10.0, 0.1), (1000.0, 0.01)]).dashed(),
         ];
         let bar = vec![("one".to_string(), vec![[0.1, 0.05, 0.2], [0.3, 0.3, 0.3]])];
@@ -256,7 +262,7 @@ mod tests {
             assert!(svg.len() < 20_000, "{} bytes", svg.len());
             assert!(!svg.contains("NaN"));
         }
-        assert!(all[2].contains(">x<") && all[2].contains(">y<"), "groups are named");
+        assert!(all[2].contains("\nx\n") && all[2].contains("\ny\n"), "groups are named: {}", all[2]);
         assert_eq!(all, draw());
     }
 

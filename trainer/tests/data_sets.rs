@@ -40,19 +40,22 @@ fn write_tree(root: &Path) {
     let audio = root.join("audio_48khz");
     let talk = audio.join("conversational");
     // Left: 12 s of speech with a short gap, a long gap, 0.5 s that are too short. Right: 4 s in the middle.
-    write_wav(&talk.join("ex01-ex02/default/ex01-ex02_default_001.wav"), 24.0, &[
-        (300.0, &[(1.0, 6.0), (7.0, 13.0), (20.0, 20.5)]),
-        (500.0, &[(8.0, 12.0)]),
-    ]);
+    write_wav(
+        &talk.join("ex01-ex02/default/ex01-ex02_default_001.wav"),
+        24.0,
+        &[(300.0, &[(1.0, 6.0), (7.0, 13.0), (20.0, 20.5)]), (500.0, &[(8.0, 12.0)])],
+    );
     // 30 s without a pause on the left, nothing on the right.
-    write_wav(&talk.join("ex03-ex02/sad-sympathetic/ex03-ex02_sad-sympathetic_004.wav"), 30.0, &[
-        (300.0, &[(0.0, 30.0)]),
-        (500.0, &[]),
-    ]);
-    write_wav(&talk.join("ex03-ex02/child-childdir/ex03-ex02_child-childdir_001.wav"), 3.0, &[
-        (300.0, &[(0.0, 3.0)]),
-        (500.0, &[(0.0, 3.0)]),
-    ]);
+    write_wav(
+        &talk.join("ex03-ex02/sad-sympathetic/ex03-ex02_sad-sympathetic_004.wav"),
+        30.0,
+        &[(300.0, &[(0.0, 30.0)]), (500.0, &[])],
+    );
+    write_wav(
+        &talk.join("ex03-ex02/child-childdir/ex03-ex02_child-childdir_001.wav"),
+        3.0,
+        &[(300.0, &[(0.0, 3.0)]), (500.0, &[(0.0, 3.0)])],
+    );
     let read = audio.join("read");
     let short = |path: &str| write_wav(&read.join(path), 1.2, &[(200.0, &[(0.0, 1.2)])]);
     write_wav(&read.join("ex01/default/longform/ex01_default_longform_00001.wav"), 25.5, &[(250.0, &[(0.0, 25.5)])]);

@@ -371,7 +371,9 @@ fn the_protocol_and_every_question_are_answered() {
     write_second_corpus(root);
     config(root, "asked", true);
     let file = root.join("asked.toml");
-    let text = std::fs::read_to_string(&file).unwrap().replace("train = [\"tones\"]", "train = [\"tones\"]\ntest = [\"others\"]");
+    let text = std::fs::read_to_string(&file)
+        .unwrap()
+        .replace("train = [\"tones\"]", "train = [\"tones\"]\ntest = [\"others\"]");
     std::fs::write(&file, text).unwrap();
     let run = Config::read(&file).unwrap();
     prepare(&run, Form::Pooled).unwrap();
@@ -406,10 +408,19 @@ fn the_protocol_and_every_question_are_answered() {
     for answer in &all {
         let json = std::fs::read_to_string(out.join(format!("{}.json", answer.name))).unwrap();
         assert!(serde_json::from_str::<serde_json::Value>(&json).is_ok());
-        assert!(!answer.figures.is_empty() && answer.tables.iter().all(|t| !t.rows.is_empty()), "{}", answer.markdown());
+        assert!(
+            !answer.figures.is_empty() && answer.tables.iter().all(|t| !t.rows.is_empty()),
+            "{}",
+            answer.markdown()
+        );
         for figure in &answer.figures {
             let svg = std::fs::read_to_string(out.join(format!("{}.svg", figure.name))).unwrap();
-            assert!(svg.contains("</svg>") && !svg.contains("NaN") && svg.len() < 60_000, "{}: {}", figure.name, svg.len());
+            assert!(
+                svg.contains("</svg>") && !svg.contains("NaN") && svg.len() < 60_000,
+                "{}: {}",
+                figure.name,
+                svg.len()
+            );
         }
         assert!(!answer.markdown().contains("NaN"), "{}", answer.markdown());
     }

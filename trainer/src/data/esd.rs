@@ -27,7 +27,10 @@ pub(super) fn read(set: &Source<'_>, speakers: std::ops::RangeInclusive<usize>) 
             files.sort_by(|a, b| a.file_name().cmp(&b.file_name()));
             let count = files.len();
             if count != EACH {
-                eprintln!("warning: {} holds {count} WAV files, not {EACH}: not the split of the paper", folder.display());
+                eprintln!(
+                    "warning: {} holds {count} WAV files, not {EACH}: not the split of the paper",
+                    folder.display()
+                );
             }
             for (place, file) in files.into_iter().enumerate() {
                 let clip = set.clip(file, format!("esd_{speaker:04}"), emotion, 0.0)?;
@@ -71,7 +74,8 @@ mod tests {
     /// All 35,000 names of ESD, without sound; the Mandarin half in the older layout.
     fn write_tree(root: &Path) {
         for speaker in 1..=20 {
-            for (emotion, first) in [("Neutral", 1), ("Angry", 351), ("Happy", 701), ("Sad", 1051), ("Surprise", 1401)] {
+            for (emotion, first) in [("Neutral", 1), ("Angry", 351), ("Happy", 701), ("Sad", 1051), ("Surprise", 1401)]
+            {
                 let folder = root.join(format!("{speaker:04}/{emotion}"));
                 for n in 0..350 {
                     let part = match n {
@@ -110,8 +114,10 @@ mod tests {
             assert_eq!((counts[&Split::Train], counts[&Split::Val], counts[&Split::Test]), (15_000, 1000, 1500));
             let angry = all.iter().find(|l| l.clip.styles == ["angry"]).unwrap();
             assert_eq!(angry.clip.speaker, format!("esd_{first:04}"));
-            assert_eq!((sentences[&19], sentences[&20], sentences[&49], sentences[&50]),
-                (Split::Val, Split::Test, Split::Test, Split::Train));
+            assert_eq!(
+                (sentences[&19], sentences[&20], sentences[&49], sentences[&50]),
+                (Split::Val, Split::Test, Split::Test, Split::Train)
+            );
         }
         std::fs::remove_dir_all(folder.path().join("0013/Sad")).unwrap();
         let set = Set { kind: Kind::EsdEnglish, path: ".".into() };

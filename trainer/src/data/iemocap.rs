@@ -95,7 +95,9 @@ mod tests {
         let turn = Turn::parse("[6.2901 - 8.2357]\tSes01F_impro01_M000\tneu\t[2.5000, 2.5000, 2.5000]").unwrap();
         assert_eq!((turn.name, turn.speaker.as_str(), turn.label), ("Ses01F_impro01_M000", "Ses01M", "neu"));
         assert!((turn.seconds - 1.9456).abs() < 1e-4);
-        for line in ["% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]", "", "C-E2:\tNeutral;\t()", "A-E3:\tval 3;\t()"] {
+        for line in
+            ["% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]", "", "C-E2:\tNeutral;\t()", "A-E3:\tval 3;\t()"]
+        {
             assert_eq!(Turn::parse(line), None, "{line}");
         }
     }

@@ -45,7 +45,8 @@ impl Piece {
         for part in fragment.split('&') {
             match part.split_once('=')? {
                 ("t", range) => {
-                    let (from, until) = range.split_once(',').map_or((range, None), |(from, until)| (from, Some(until)));
+                    let (from, until) =
+                        range.split_once(',').map_or((range, None), |(from, until)| (from, Some(until)));
                     piece.from = from.parse().ok().filter(|t: &f64| *t >= 0.0)?;
                     piece.until = match until {
                         Some(until) => Some(until.parse().ok().filter(|t| *t > piece.from)?),
@@ -79,7 +80,9 @@ mod tests {
 
     #[test]
     fn other_paths_name_whole_files() {
-        for path in ["a.wav", "take #2.wav", "a.wav#t=5,2", "a.wav#t=-1", "a.wav#channel=1", "a.wav#t=0&speaker=1", "a#t="] {
+        for path in
+            ["a.wav", "take #2.wav", "a.wav#t=5,2", "a.wav#t=-1", "a.wav#channel=1", "a.wav#t=0&speaker=1", "a#t="]
+        {
             assert_eq!(Piece::split(Path::new(path)), (PathBuf::from(path), None));
         }
     }

@@ -50,11 +50,15 @@ impl Kind {
     /// Where the set is to be had.
     pub fn source(self) -> &'static str {
         match self {
-            Self::Iemocap => "IEMOCAP is given out by the University of Southern California after a signed release form: https://sail.usc.edu/iemocap/",
+            Self::Iemocap => {
+                "IEMOCAP is given out by the University of Southern California after a signed release form: https://sail.usc.edu/iemocap/"
+            }
             Self::EsdEnglish | Self::EsdMandarin => {
                 "ESD is given out for research on request: https://github.com/HLTSingapore/Emotional-Speech-Data"
             }
-            Self::Expresso | Self::ExpressoRanges => "Expresso (CC BY-NC 4.0) is at https://speechbot.github.io/expresso/",
+            Self::Expresso | Self::ExpressoRanges => {
+                "Expresso (CC BY-NC 4.0) is at https://speechbot.github.io/expresso/"
+            }
         }
     }
 }

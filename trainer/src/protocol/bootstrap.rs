@@ -90,7 +90,8 @@ pub fn estimate(pool: &Pool, asked: &[Asked], drawn: usize, replicates: usize, s
             count(&weights)
         })
         .collect();
-    let four = |value: Recall, drawn: &dyn Fn(usize) -> Vec<f64>| [0, 1, 2, 3].map(|p| Estimate::new(value.0[p], drawn(p)));
+    let four =
+        |value: Recall, drawn: &dyn Fn(usize) -> Vec<f64>| [0, 1, 2, 3].map(|p| Estimate::new(value.0[p], drawn(p)));
     let one = |n: usize| four(value[n], &|place| drawn.iter().map(|all| all[n].0[place]).collect());
     let mean = |all: &[Recall]| Recall::mean(all.iter().copied());
     Estimates {
@@ -150,7 +151,10 @@ mod tests {
             assert_eq!((got.styles[n].0.as_str(), got.styles[n].1), (asked.style.as_str(), 60));
             for (place, estimate) in got.styles[n].2.iter().enumerate() {
                 assert!((estimate.value - exact.0[place]).abs() < 1e-12);
-                assert!(estimate.low <= estimate.value + 0.05 && estimate.value <= estimate.high + 0.05, "{estimate:?}");
+                assert!(
+                    estimate.low <= estimate.value + 0.05 && estimate.value <= estimate.high + 0.05,
+                    "{estimate:?}"
+                );
             }
         }
         assert_eq!(got, estimate(&pool, &asked, 20, 200, 5), "the same seed gives the same intervals");

@@ -163,7 +163,8 @@ pub fn run(arguments: &Arguments) -> Result<Answer> {
             by_seconds.row(row);
         }
         if bins.len() > 2 {
-            let points = bins.iter().map(|b| (f64::from(b.seconds), [b.recall[0].value, b.recall[0].low, b.recall[0].high]));
+            let points =
+                bins.iter().map(|b| (f64::from(b.seconds), [b.recall[0].value, b.recall[0].low, b.recall[0].high]));
             curves.push(Series { name: corpus.clone(), points: points.collect(), dashed: false });
         }
         if arguments.draw.contains(&corpus) {

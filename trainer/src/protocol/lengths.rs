@@ -49,7 +49,10 @@ pub fn by_length(pool: &Pool, asked: &[Asked], drawn: usize, seed: u64) -> Vec<B
     }
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let starts = [0.0].into_iter().chain(ENDS);
-    starts.zip(ENDS.into_iter().chain([f32::INFINITY])).filter_map(|(from, until)| bin(&found, from, until, &mut random)).collect()
+    starts
+        .zip(ENDS.into_iter().chain([f32::INFINITY]))
+        .filter_map(|(from, until)| bin(&found, from, until, &mut random))
+        .collect()
 }
 
 fn bin(found: &[(f32, Recall)], from: f32, until: f32, random: &mut ChaCha8Rng) -> Option<Bin> {
@@ -73,7 +76,11 @@ fn bin(found: &[(f32, Recall)], from: f32, until: f32, random: &mut ChaCha8Rng) 
 impl Bin {
     /// The bin in words.
     pub fn name(&self) -> String {
-        if self.until.is_finite() { format!("{} to {} s", self.from, self.until) } else { format!("over {} s", self.from) }
+        if self.until.is_finite() {
+            format!("{} to {} s", self.from, self.until)
+        } else {
+            format!("over {} s", self.from)
+        }
     }
 }
 

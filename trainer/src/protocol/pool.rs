@@ -152,7 +152,8 @@ mod tests {
     fn the_mean_of_unit_vectors_ranks_like_the_mean_of_cosines() {
         let rows = Rows::new(2, [vec![1.0, 0.0], vec![0.6, 0.8], vec![0.0, -1.0]]).unwrap();
         let prompts = Rows::new(2, [vec![0.0, 1.0], vec![0.8, 0.6]]).unwrap();
-        let means: Vec<f32> = (0..3).map(|n| prompts.iter().map(|p| rows.pick(&[n]).scores(p)[0]).sum::<f32>() / 2.0).collect();
+        let means: Vec<f32> =
+            (0..3).map(|n| prompts.iter().map(|p| rows.pick(&[n]).scores(p)[0]).sum::<f32>() / 2.0).collect();
         let together = rows.scores(Asked::together("x", &prompts).queries.row(0));
         means.iter().zip(&together).for_each(|(a, b)| assert!((a - b).abs() < 1e-6, "{a} {b}"));
         assert!(Rows::new(2, [vec![1.0]]).is_err());

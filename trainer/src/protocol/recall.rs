@@ -108,7 +108,10 @@ mod tests {
             for above in 0..=others {
                 for (n, place) in PLACES.into_iter().enumerate() {
                     let (got, want) = (chances.of(above).0[n], naive(above, others, drawn, place));
-                    assert!((got - want).abs() < 1e-9, "{above} of {others}, {drawn} drawn, place {place}: {got}, {want}");
+                    assert!(
+                        (got - want).abs() < 1e-9,
+                        "{above} of {others}, {drawn} drawn, place {place}: {got}, {want}"
+                    );
                 }
             }
         }

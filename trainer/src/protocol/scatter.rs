@@ -44,11 +44,8 @@ pub fn draw(pool: &Pool, asked: &[Asked], centred: bool, seed: u64) -> Result<St
     let places = plane(&moved.iter().map(Vec::as_slice).collect::<Vec<_>>(), &mut random)?;
     let mut clouds: BTreeMap<&str, Cloud> = BTreeMap::new();
     for ((style, described), place) in kinds.iter().zip(places) {
-        let cloud = clouds.entry(style).or_insert_with(|| Cloud {
-            name: (*style).into(),
-            circles: vec![],
-            crosses: vec![],
-        });
+        let cloud =
+            clouds.entry(style).or_insert_with(|| Cloud { name: (*style).into(), circles: vec![], crosses: vec![] });
         if *described { cloud.crosses.push(place) } else { cloud.circles.push(place) }
     }
     let how = if centred { ", each kind centred" } else { "" };
@@ -66,7 +63,8 @@ fn centre(vectors: &[&[f32]], kinds: &[(&str, bool)]) -> Vec<Vec<f32>> {
         sum
     };
     let means = [mean(false), mean(true)];
-    let moved = |(v, kind): (&&[f32], &(&str, bool))| v.iter().zip(&means[usize::from(kind.1)]).map(|(x, m)| x - m).collect();
+    let moved =
+        |(v, kind): (&&[f32], &(&str, bool))| v.iter().zip(&means[usize::from(kind.1)]).map(|(x, m)| x - m).collect();
     vectors.iter().zip(kinds).map(moved).collect()
 }
 
@@ -75,11 +73,16 @@ fn plane(vectors: &[&[f32]], random: &mut ChaCha8Rng) -> Result<Vec<(f64, f64)>>
     ensure!(vectors.len() >= 10, "t-SNE of {} points says nothing; it needs ten", vectors.len());
     let perplexity = PERPLEXITY.min((vectors.len() as f32 - 1.0) / 3.5);
     let start: Vec<f32> = (0..2 * vectors.len()).map(|_| random.random_range(-1e-2..1e-2)).collect();
-    let mut tsne: bhtsne::tSNE<f32, &[f32]> = bhtsne::tSNE::new(vectors);
-    tsne.embedding_dim(2).perplexity(perplexity).epochs(EPOCHS).initial_embedding(start);
     // Between unit vectors this grows with the angle, as the cosine does by which clips are ranked.
-    tsne.exact(|a, b| a.iter().zip(b.iter()).map(|(x, y)| (x - y) * (x - y)).sum::<f32>().sqrt());
-    let places = tsne.embedding();
+    let distance = |a: &&[f32], b: &&[f32]| a.iter().zip(b.iter()).map(|(x, y)| (x - y) * (x - y)).sum::<f32>().sqrt();
+    // On several threads sums would be added up in another order each time, and the places with them.
+    let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
+    let places = alone.install(|| {
+        let mut tsne: bhtsne::tSNE<f32, &[f32]> = bhtsne::tSNE::new(vectors);
+        tsne.embedding_dim(2).perplexity(perplexity).epochs(EPOCHS).initial_embedding(start);
+        tsne.exact(distance);
+        tsne.embedding()
+    });
     Ok(places.chunks_exact(2).map(|p| (f64::from(p[0]), f64::from(p[1]))).collect())
 }
 
@@ -97,7 +100,8 @@ mod tests {
         let seeded = || plane(&vectors, &mut ChaCha8Rng::seed_from_u64(9)).unwrap();
         let places = seeded();
         let distance = |a: usize, b: usize| (places[a].0 - places[b].0).hypot(places[a].1 - places[b].1);
-        let nearest = |n: usize| (0..60).filter(|m| *m != n).min_by(|a, b| distance(n, *a).total_cmp(&distance(n, *b))).unwrap();
+        let nearest =
+            |n: usize| (0..60).filter(|m| *m != n).min_by(|a, b| distance(n, *a).total_cmp(&distance(n, *b))).unwrap();
         let same = (0..60).filter(|n| nearest(*n) % 3 == n % 3).count();
         assert!(same >= 58, "only {same} of 60 have a neighbour of their bunch");
         assert_eq!(places, seeded());

@@ -48,7 +48,17 @@ pub fn run(arguments: &Arguments) -> Result<Answer> {
     let english = ground.pool(&arguments.english, Split::Train, |e| ours(&e.styles))?;
     let mut table = Table::new(
         format!("The styles {} in each language, {} others in a trial", arguments.styles.join(", "), arguments.drawn),
-        &["language", "corpus", "clips, speakers", "styles", "R@1", "R@5", "separation: words", "English clips", "own clips"],
+        &[
+            "language",
+            "corpus",
+            "clips, speakers",
+            "styles",
+            "R@1",
+            "R@5",
+            "separation: words",
+            "English clips",
+            "own clips",
+        ],
     );
     let mut languages: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     let (mut groups, mut bars_of) = (vec![], vec![vec![], vec![], vec![]]);
@@ -68,7 +78,9 @@ pub fn run(arguments: &Arguments) -> Result<Answer> {
         let language = pool.clips[0].language.clone();
         let asked = together(&ground.asked(&pool, Side::Heldout)?);
         let [first, fifth, ..] = estimate(&pool, &asked, arguments.drawn, REPLICATES, subject.seed).mean;
-        let by_words = mean(asked.iter().map(|a| separation(&rank(&pool.rows.scores(a.queries.row(0)), &pool.relevant(&a.style)))));
+        let by_words = mean(
+            asked.iter().map(|a| separation(&rank(&pool.rows.scores(a.queries.row(0)), &pool.relevant(&a.style)))),
+        );
         let by_english = by_clips(&pool, &english);
         let by_own = by_other_speakers(&pool);
         let speakers: std::collections::BTreeSet<&String> = pool.clips.iter().map(|c| &c.speaker).collect();
@@ -100,8 +112,9 @@ pub fn run(arguments: &Arguments) -> Result<Answer> {
         languages.iter().map(|(language, all)| format!("{language} {:.3}", mean(all.iter().copied()))).collect();
     let remarks = vec![
         format!("Mean separation with English words, by language: {}.", by_language.join(", ")),
-        "Asking with English clips takes the words out; asking with clips of the corpus's other speakers takes the language out as well. \
-         What lies between the columns is lost to words and to language (with recording conditions)."
+        "\"English clips\" asks with the mean vector of English training clips instead of words, \"own clips\" with that of the other \
+         speakers of the same corpus. Where own clips do better than words, language or recording is what is lost; where they do not, \
+         the style itself is hard to hear there."
             .into(),
     ];
     Ok(Answer { name: "languages".into(), tables: vec![table], figures, remarks })

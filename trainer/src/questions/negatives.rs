@@ -68,7 +68,10 @@ pub fn run(arguments: &Arguments) -> Result<Answer> {
         &["corpus", "others", "R@1", "R@5", "R@10", "R@20"],
     );
     let mut kinds = Table::new(
-        format!("Kind of others, {} in a trial; `any` is on the same clips, so that only the kind differs", arguments.drawn),
+        format!(
+            "Kind of others, {} in a trial; `any` is on the same clips, so that only the kind differs",
+            arguments.drawn
+        ),
         &["corpus", "others", "clips", "R@1", "R@1 of any", "R@5", "R@5 of any"],
     );
     let (mut curves, mut groups) = (vec![], vec![]);
@@ -107,7 +110,8 @@ pub fn run(arguments: &Arguments) -> Result<Answer> {
     }
     ensure!(!groups.is_empty(), "no corpus has two styles in this split");
     let words = Words { title: "R@5 by the number of others", x: "clips of other styles", y: "R@5" };
-    let kind_words = Words { title: "R@1 against other kinds of clips, as a share of R@1 against any", x: "", y: "share" };
+    let kind_words =
+        Words { title: "R@1 against other kinds of clips, as a share of R@1 against any", x: "", y: "share" };
     let figures = vec![
         Figure { name: "negatives-number".into(), svg: lines(words, &curves, true)? },
         Figure { name: "negatives-kind".into(), svg: bars(kind_words, &groups, &harder)? },
@@ -142,7 +146,8 @@ pub fn compare(pool: &Pool, asked: &[Asked], kind: Kind, drawn: usize) -> Option
         };
         let mut own = vec![];
         for (n, positive) in pool.clips.iter().enumerate().filter(|(_, c)| c.style == asked.style) {
-            let of_kind = against(&scores, n, drawn, |o| pool.clips[o].style != asked.style && allowed(positive, &pool.clips[o]));
+            let of_kind =
+                against(&scores, n, drawn, |o| pool.clips[o].style != asked.style && allowed(positive, &pool.clips[o]));
             let any = against(&scores, n, drawn, |o| pool.clips[o].style != asked.style);
             own.extend(of_kind.zip(any));
         }

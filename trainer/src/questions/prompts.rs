@@ -38,18 +38,25 @@ const WORDINGS: [Wording; 11] = [
         p.mixed(s, Side::Heldout, Side::Heldout).iter().map(|text| mistype(text, random)).collect()
     }),
     ("new, typing error in the phrase alone", |p, s, random| {
-        p.adjectives(s, Side::Heldout).iter().flat_map(|word| (0..4).map(|_| mistype(word, random)).collect::<Vec<_>>()).collect()
+        p.adjectives(s, Side::Heldout)
+            .iter()
+            .flat_map(|word| (0..4).map(|_| mistype(word, random)).collect::<Vec<_>>())
+            .collect()
     }),
     ("new, capitals", |p, s, _| p.mixed(s, Side::Heldout, Side::Heldout).iter().map(|t| t.to_uppercase()).collect()),
     ("new, as a long request", |p, s, _| {
         let words = p.mixed(s, Side::Heldout, Side::Heldout);
         let wrap = |t: &String| {
-            format!("Hello, for a project of mine I need something from the archive, thank you very much: {t}. The shorter the better!")
+            format!(
+                "Hello, for a project of mine I need something from the archive, thank you very much: {t}. The shorter the better!"
+            )
         };
         words.iter().map(wrap).collect()
     }),
     ("negated: not ...", |p, s, _| {
-        let of = |word: &String| [format!("not {word}"), format!("the speaker does not sound {word}"), format!("anything but {word}")];
+        let of = |word: &String| {
+            [format!("not {word}"), format!("the speaker does not sound {word}"), format!("anything but {word}")]
+        };
         p.adjectives(s, Side::Train).iter().flat_map(of).collect()
     }),
     ("the same without the negation", |p, s, _| {
@@ -78,7 +85,18 @@ pub fn run(arguments: &Arguments) -> Result<Answer> {
     let mut ground = Ground::open(&config, &subject.model())?;
     let mut table = Table::new(
         format!("Each prompt asked alone ({DISTRACTORS} others, exact); mean over styles with a single label"),
-        &["corpus", "asked with", "prompts", "R@1", "R@5", "mAP", "mAP: deviation over prompts", "mAP: worst prompt", "mAP, averaged prompts", "separation"],
+        &[
+            "corpus",
+            "asked with",
+            "prompts",
+            "R@1",
+            "R@5",
+            "mAP",
+            "mAP: deviation over prompts",
+            "mAP: worst prompt",
+            "mAP, averaged prompts",
+            "separation",
+        ],
     );
     let (mut groups, mut series) = (vec![], WORDINGS.map(|(name, _)| (name.to_string(), vec![])).to_vec());
     for corpus in subject.corpora(&ground)? {

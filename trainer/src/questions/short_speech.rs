@@ -107,7 +107,7 @@ pub fn run(arguments: &Arguments) -> Result<Answer> {
         let mut random = ChaCha8Rng::seed_from_u64(subject.seed);
         for (at, length) in LENGTHS.into_iter().enumerate().filter(|(_, length)| *length <= arguments.longest) {
             for (n, (remedy, name)) in REMEDIES.iter().enumerate() {
-                if !applies(*remedy, length) {
+                if !applies(*remedy, length, config.data.longest) {
                     continue;
                 }
                 let rows = embed(&mut ground, &params, &recordings, length, *remedy, &mut random)?;
@@ -165,7 +165,12 @@ fn recordings(entries: &[Entry], arguments: &Arguments, seed: u64) -> Result<Vec
             samples.extend_from_slice(trim(&read(&entry.path)?));
             if samples.len() >= enough {
                 samples.truncate(enough);
-                let heard = Heard { style: style.clone(), speaker: speaker.clone(), seconds: arguments.longest, ..Heard::default() };
+                let heard = Heard {
+                    style: style.clone(),
+                    speaker: speaker.clone(),
+                    seconds: arguments.longest,
+                    ..Heard::default()
+                };
                 made.push(Recording { heard, samples: std::mem::take(&mut samples) });
             }
         }
@@ -174,9 +179,10 @@ fn recordings(entries: &[Entry], arguments: &Arguments, seed: u64) -> Result<Vec
     Ok(of_style.into_values().filter(|made| made.len() >= 3).flatten().collect())
 }
 
-fn applies(remedy: Remedy, length: f32) -> bool {
+/// Whether a remedy changes a cut of this length, and the model takes what it makes.
+fn applies(remedy: Remedy, length: f32, longest: f32) -> bool {
     match remedy {
-        Remedy::Zeros(to) | Remedy::Repeat(to) => length < to,
+        Remedy::Zeros(to) | Remedy::Repeat(to) => length < to && to <= longest,
         _ => true,
     }
 }
@@ -305,7 +311,11 @@ fn winners(means: &BTreeMap<(usize, usize), Vec<f64>>) -> Vec<String> {
     }
     for (n, all) in gains {
         let each = mean(all.iter().copied());
-        out.push(format!("\"{}\" changes mAP by {each:+.3} on average over {} lengths under 4 s.", REMEDIES[n].1, all.len()));
+        out.push(format!(
+            "\"{}\" changes mAP by {each:+.3} on average over {} lengths under 4 s.",
+            REMEDIES[n].1,
+            all.len()
+        ));
     }
     out
 }
@@ -314,7 +324,10 @@ fn winners(means: &BTreeMap<(usize, usize), Vec<f64>>) -> Vec<String> {
 fn natural(ground: &mut Ground<'_>, arguments: &Arguments) -> Result<Table> {
     let subject = &arguments.subject;
     let mut table = Table::new(
-        format!("Clips as they are, by length ({} others of any length, held-out prompts averaged), mean over clips", arguments.drawn),
+        format!(
+            "Clips as they are, by length ({} others of any length, held-out prompts averaged), mean over clips",
+            arguments.drawn
+        ),
         &["corpus", "length", "clips", "R@1", "R@5"],
     );
     for corpus in subject.corpora(ground)? {
@@ -344,7 +357,8 @@ mod tests {
         assert_eq!((repeated[8000], repeated[31_999]), (0.0, 7999.0));
         let crops = waveforms(&cut, Remedy::Crops);
         assert_eq!((crops[1][0], crops[2][0], crops[3][0]), (0.0, 1000.0, 2000.0));
-        assert!(applies(Remedy::Repeat(2.0), 1.5) && !applies(Remedy::Repeat(2.0), 2.0) && applies(Remedy::Crops, 6.0));
+        assert!(applies(Remedy::Repeat(2.0), 1.5, 12.0) && !applies(Remedy::Repeat(2.0), 2.0, 12.0));
+        assert!(applies(Remedy::Crops, 6.0, 12.0) && !applies(Remedy::Repeat(4.0), 1.0, 2.0));
     }
 
     #[test]
@@ -362,7 +376,12 @@ mod tests {
 
     #[test]
     fn the_winner_is_named_with_its_gain() {
-        let means = BTreeMap::from([((0, 1), vec![0.4, 0.5]), ((3, 1), vec![0.5, 0.6]), ((4, 1), vec![0.3, 0.3]), ((6, 1), vec![0.9])]);
+        let means = BTreeMap::from([
+            ((0, 1), vec![0.4, 0.5]),
+            ((3, 1), vec![0.5, 0.6]),
+            ((4, 1), vec![0.3, 0.3]),
+            ((6, 1), vec![0.9]),
+        ]);
         let remarks = winners(&means);
         assert!(remarks[0].contains("\"repeated to 4 s\" (+0.100)") && remarks[0].contains("0.450"), "{}", remarks[0]);
         assert!(remarks.iter().any(|r| r.contains("mean of four crops") && r.contains("-0.150")));

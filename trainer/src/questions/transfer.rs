@@ -63,7 +63,14 @@ pub fn run(arguments: &Arguments) -> Result<Answer> {
                         Some(s) => (s.single, s.ensemble),
                         None => (scores.chance, scores.chance),
                     };
-                    [single.recall_1, single.recall_5, single.recall_10, single.precision, single.first, ensemble.precision]
+                    [
+                        single.recall_1,
+                        single.recall_5,
+                        single.recall_10,
+                        single.precision,
+                        single.first,
+                        ensemble.precision,
+                    ]
                 })
                 .collect();
             let of = |column: usize| super::mean(lines.iter().map(|line| line[column]));

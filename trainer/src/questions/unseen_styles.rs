@@ -82,8 +82,21 @@ fn never_trained(config: &Config, subject: &Subject) -> Result<Table> {
     let mut ground = Ground::open(config, &Model::Run)?;
     let trained = ground.trained_styles();
     let mut table = Table::new(
-        format!("Styles that were never trained, in other corpora ({DISTRACTORS} others or all; held-out prompts averaged)"),
-        &["corpus", "style", "clips", "R@1", "R@5", "mAP", "mAP by chance", "separation", "nearest seen", "mAP of that"],
+        format!(
+            "Styles that were never trained, in other corpora ({DISTRACTORS} others or all; held-out prompts averaged)"
+        ),
+        &[
+            "corpus",
+            "style",
+            "clips",
+            "R@1",
+            "R@5",
+            "mAP",
+            "mAP by chance",
+            "separation",
+            "nearest seen",
+            "mAP of that",
+        ],
     );
     for corpus in subject.corpora(&ground)? {
         let pool = ground.pool(&corpus, subject.split, |_| true)?;
@@ -118,13 +131,30 @@ fn never_trained(config: &Config, subject: &Subject) -> Result<Table> {
 fn leave_out(config: &Config, arguments: &Arguments) -> Result<(Table, String)> {
     let mut config = config.clone();
     config.training.epochs = arguments.epochs.unwrap_or(config.training.epochs);
-    let styles = if arguments.leave_out.is_empty() { styles_of(&config, &arguments.from)? } else { arguments.leave_out.clone() };
+    let styles =
+        if arguments.leave_out.is_empty() { styles_of(&config, &arguments.from)? } else { arguments.leave_out.clone() };
     let whole = trained_without(&config, None)?;
     let mut table = Table::new(
-        format!("Each style left out of training in turn ({} epochs), {DISTRACTORS} others or all; held-out prompts averaged", config.training.epochs),
-        &["left out", "corpus", "clips", "R@5 trained", "R@5 left out", "mAP trained", "mAP left out", "mAP nearest seen", "mAP by chance", "separation trained", "separation left out"],
+        format!(
+            "Each style left out of training in turn ({} epochs), {DISTRACTORS} others or all; held-out prompts averaged",
+            config.training.epochs
+        ),
+        &[
+            "left out",
+            "corpus",
+            "clips",
+            "R@5 trained",
+            "R@5 left out",
+            "mAP trained",
+            "mAP left out",
+            "mAP nearest seen",
+            "mAP by chance",
+            "separation trained",
+            "separation left out",
+        ],
     );
-    let (mut groups, mut series) = (vec![], ["trained", "left out", "nearest seen", "chance"].map(|n| (n.to_string(), vec![])));
+    let (mut groups, mut series) =
+        (vec![], ["trained", "left out", "nearest seen", "chance"].map(|n| (n.to_string(), vec![])));
     for style in &styles {
         let without = trained_without(&config, Some(style))?;
         let (mut before, mut after) = (Ground::open(&whole, &Model::Run)?, Ground::open(&without, &Model::Run)?);
@@ -198,7 +228,12 @@ fn query(ground: &mut Ground<'_>, style: &str) -> Result<Vec<f32>> {
 }
 
 /// The trained style whose held-out description is nearest to a query, with its query.
-fn nearest(ground: &mut Ground<'_>, query: &[f32], trained: &BTreeSet<String>, but: &str) -> Result<(String, Vec<f32>)> {
+fn nearest(
+    ground: &mut Ground<'_>,
+    query: &[f32],
+    trained: &BTreeSet<String>,
+    but: &str,
+) -> Result<(String, Vec<f32>)> {
     let mut best: Option<(f64, String, Vec<f32>)> = None;
     for style in trained.iter().filter(|style| *style != but) {
         let other: Asked = together(&[ground.asked_style(style, Side::Heldout)?]).remove(0);
