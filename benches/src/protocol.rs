@@ -108,7 +108,10 @@ fn load(file: &Path, session: &mut Client) -> Result<(usize, BTreeMap<String, Po
         serde_json::from_str(&line?).with_context(|| format!("{} line {}", file.display(), n + 1))
     });
     let Some(Line::Header { dimension, drawn }) = lines.next().transpose()? else {
-        bail!("{} does not begin with a header; it should be what `esr-trainer protocol --embeddings` wrote", file.display())
+        bail!(
+            "{} does not begin with a header; it should be what `esr-trainer protocol --embeddings` wrote",
+            file.display()
+        )
     };
     session.batch_execute(&format!("CREATE TABLE clips (pool text, clip int, style esr_vector({dimension}))"))?;
     let mut copy = session.copy_in("COPY clips FROM STDIN")?;
@@ -151,18 +154,28 @@ fn compare(session: &mut Client, name: &str, pool: &Pool, drawn: usize) -> Resul
                 above += 1;
                 continue;
             }
-            let Some((expected, score)) = query.above.get(clip) else { bail!("memory did not rank clip {clip} of {name}") };
+            let Some((expected, score)) = query.above.get(clip) else {
+                bail!("memory did not rank clip {clip} of {name}")
+            };
             // In memory the query is not scaled to length 1, which no ranking notices.
             all.cosine = all.cosine.max((cosine - f64::from(*score) / length).abs());
             if *expected != above {
                 let near = ranked.iter().filter(|(c, other)| c != clip && (other - cosine).abs() < TIE).count();
-                ensure!(near > 0, "SQL ranks clip {clip} of {name} below {above} others, memory below {expected}, and it is no tie");
+                ensure!(
+                    near > 0,
+                    "SQL ranks clip {clip} of {name} below {above} others, memory below {expected}, and it is no tie"
+                );
                 all.moved += 1;
             }
             found += 1;
             sum.iter_mut().zip(PLACES).for_each(|(sum, place)| *sum += within(place, others, above, drawn));
         }
-        ensure!(found == query.above.len(), "SQL ranked {found} clips of {:?}, memory {}", query.style, query.above.len());
+        ensure!(
+            found == query.above.len(),
+            "SQL ranked {found} clips of {:?}, memory {}",
+            query.style,
+            query.above.len()
+        );
         all.ranked += found;
         let n = pool.queries.len() as f64;
         for (place, sum) in sum.into_iter().enumerate() {

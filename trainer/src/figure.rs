@@ -262,7 +262,7 @@ mod tests {
             assert!(svg.len() < 20_000, "{} bytes", svg.len());
             assert!(!svg.contains("NaN"));
         }
-        assert!(all[2].contains(">x<") && all[2].contains(">y<"), "groups are named");
+        assert!(all[2].contains("\nx\n") && all[2].contains("\ny\n"), "groups are named: {}", all[2]);
         assert_eq!(all, draw());
     }
 

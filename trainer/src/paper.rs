@@ -123,19 +123,20 @@ fn finished(config: &Finetune) -> Result<Vec<CorpusQuality>> {
     }
     let file = config.data.work.join("results.json");
     let written = serde_json::to_string(config)?;
-    if let Ok(text) = std::fs::read_to_string(&file) {
-        let done: Done = serde_json::from_str(&text).with_context(|| format!("in {}", file.display()))?;
-        ensure!(
-            done.config == written,
-            "{} is of a run with other settings; remove the folder or name another --work",
-            file.display()
-        );
-        return Ok(done.corpora);
+    if !file.exists() {
+        train(config, false, None)?;
+        let done = Done { config: written.clone(), corpora: evaluate(config)? };
+        write(&file, &serde_json::to_string(&done)?)?;
     }
-    train(config, false, None)?;
-    let corpora = evaluate(config)?;
-    write(&file, &serde_json::to_string(&Done { config: written, corpora: corpora.clone() })?)?;
-    Ok(corpora)
+    // Read back in any case, so that a second call gives the same digits.
+    let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let done: Done = serde_json::from_str(&text).with_context(|| format!("in {}", file.display()))?;
+    ensure!(
+        done.config == written,
+        "{} is of a run with other settings; remove the folder or name another --work",
+        file.display()
+    );
+    Ok(done.corpora)
 }
 
 fn read_configs(folder: &Path) -> Result<BTreeMap<String, Finetune>> {
@@ -157,6 +158,8 @@ fn placed(plan: &Plan, config: &Finetune) -> Result<Finetune> {
     let weights = std::path::absolute(&plan.weights).context("--weights is empty")?;
     let mut own = config.clone();
     own.data.root.clone_from(&plan.data);
+    // What is found out about the data sets once (where Expresso's conversations are silent) serves all runs.
+    own.data.cache = Some(plan.work.join("data"));
     for path in [&mut own.speech.weights, &mut own.text.weights, &mut own.text.tokenizer] {
         *path = weights.join(&*path);
     }

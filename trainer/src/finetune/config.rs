@@ -248,6 +248,7 @@ impl Finetune {
     pub fn with_seed(&self, seed: u64) -> Self {
         let mut other = self.clone();
         other.seed = seed;
+        other.data.cache = Some(self.data.cache().to_path_buf());
         other.data.work = self.data.work.join(format!("seed-{seed}"));
         other
     }

@@ -73,11 +73,16 @@ fn plane(vectors: &[&[f32]], random: &mut ChaCha8Rng) -> Result<Vec<(f64, f64)>>
     ensure!(vectors.len() >= 10, "t-SNE of {} points says nothing; it needs ten", vectors.len());
     let perplexity = PERPLEXITY.min((vectors.len() as f32 - 1.0) / 3.5);
     let start: Vec<f32> = (0..2 * vectors.len()).map(|_| random.random_range(-1e-2..1e-2)).collect();
-    let mut tsne: bhtsne::tSNE<f32, &[f32]> = bhtsne::tSNE::new(vectors);
-    tsne.embedding_dim(2).perplexity(perplexity).epochs(EPOCHS).initial_embedding(start);
     // Between unit vectors this grows with the angle, as the cosine does by which clips are ranked.
-    tsne.exact(|a, b| a.iter().zip(b.iter()).map(|(x, y)| (x - y) * (x - y)).sum::<f32>().sqrt());
-    let places = tsne.embedding();
+    let distance = |a: &&[f32], b: &&[f32]| a.iter().zip(b.iter()).map(|(x, y)| (x - y) * (x - y)).sum::<f32>().sqrt();
+    // On several threads sums would be added up in another order each time, and the places with them.
+    let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
+    let places = alone.install(|| {
+        let mut tsne: bhtsne::tSNE<f32, &[f32]> = bhtsne::tSNE::new(vectors);
+        tsne.embedding_dim(2).perplexity(perplexity).epochs(EPOCHS).initial_embedding(start);
+        tsne.exact(distance);
+        tsne.embedding()
+    });
     Ok(places.chunks_exact(2).map(|p| (f64::from(p[0]), f64::from(p[1]))).collect())
 }
 

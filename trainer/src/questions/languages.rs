@@ -112,8 +112,9 @@ pub fn run(arguments: &Arguments) -> Result<Answer> {
         languages.iter().map(|(language, all)| format!("{language} {:.3}", mean(all.iter().copied()))).collect();
     let remarks = vec![
         format!("Mean separation with English words, by language: {}.", by_language.join(", ")),
-        "Asking with English clips takes the words out; asking with clips of the corpus's other speakers takes the language out as well. \
-         What lies between the columns is lost to words and to language (with recording conditions)."
+        "\"English clips\" asks with the mean vector of English training clips instead of words, \"own clips\" with that of the other \
+         speakers of the same corpus. Where own clips do better than words, language or recording is what is lost; where they do not, \
+         the style itself is hard to hear there."
             .into(),
     ];
     Ok(Answer { name: "languages".into(), tables: vec![table], figures, remarks })

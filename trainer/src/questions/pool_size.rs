@@ -198,7 +198,7 @@ mod tests {
         let mut random = ChaCha8Rng::seed_from_u64(4);
         let mut bell = || (0..12).map(|_| random.random::<f32>()).sum::<f32>() - 6.0;
         let rows: Vec<Vec<f32>> = (0..2 * each).map(|n| vec![bell() + if n % 2 == 0 { 2.0 } else { 0.0 }]).collect();
-        let clip = |n: usize| Heard { style: if n % 2 == 0 { "a" } else { "b" }.into(), ..Heard::default() };
+        let clip = |n: usize| Heard { style: if n.is_multiple_of(2) { "a" } else { "b" }.into(), ..Heard::default() };
         let clips = (0..2 * each).map(clip).collect();
         let asked = Asked { style: "a".into(), queries: Rows::new(1, [vec![1.0]]).unwrap() };
         (Pool { name: "p".into(), clips, rows: Rows::new(1, rows).unwrap() }, vec![asked])

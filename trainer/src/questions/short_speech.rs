@@ -107,7 +107,7 @@ pub fn run(arguments: &Arguments) -> Result<Answer> {
         let mut random = ChaCha8Rng::seed_from_u64(subject.seed);
         for (at, length) in LENGTHS.into_iter().enumerate().filter(|(_, length)| *length <= arguments.longest) {
             for (n, (remedy, name)) in REMEDIES.iter().enumerate() {
-                if !applies(*remedy, length) {
+                if !applies(*remedy, length, config.data.longest) {
                     continue;
                 }
                 let rows = embed(&mut ground, &params, &recordings, length, *remedy, &mut random)?;
@@ -179,9 +179,10 @@ fn recordings(entries: &[Entry], arguments: &Arguments, seed: u64) -> Result<Vec
     Ok(of_style.into_values().filter(|made| made.len() >= 3).flatten().collect())
 }
 
-fn applies(remedy: Remedy, length: f32) -> bool {
+/// Whether a remedy changes a cut of this length, and the model takes what it makes.
+fn applies(remedy: Remedy, length: f32, longest: f32) -> bool {
     match remedy {
-        Remedy::Zeros(to) | Remedy::Repeat(to) => length < to,
+        Remedy::Zeros(to) | Remedy::Repeat(to) => length < to && to <= longest,
         _ => true,
     }
 }
@@ -356,7 +357,8 @@ mod tests {
         assert_eq!((repeated[8000], repeated[31_999]), (0.0, 7999.0));
         let crops = waveforms(&cut, Remedy::Crops);
         assert_eq!((crops[1][0], crops[2][0], crops[3][0]), (0.0, 1000.0, 2000.0));
-        assert!(applies(Remedy::Repeat(2.0), 1.5) && !applies(Remedy::Repeat(2.0), 2.0) && applies(Remedy::Crops, 6.0));
+        assert!(applies(Remedy::Repeat(2.0), 1.5, 12.0) && !applies(Remedy::Repeat(2.0), 2.0, 12.0));
+        assert!(applies(Remedy::Crops, 6.0, 12.0) && !applies(Remedy::Repeat(4.0), 1.0, 2.0));
     }
 
     #[test]
