@@ -282,6 +282,11 @@ pub struct Training {
     pub tied_classifier: bool,
     /// All batch mates that a prompt describes are positives.
     pub multi_positive: bool,
+    /// Judge each pair of a clip and a prompt by itself (Zhai et al., "Sigmoid loss for language image pre-training", 2023)
+    /// instead of by softmax over the batch; every prompt that describes a clip is then a positive.
+    pub sigmoid: bool,
+    /// One plain prompt a class, instead of all of them: the paper's training without prompt augmentation.
+    pub single_prompt: bool,
     /// Softmax temperature.
     pub temperature: f64,
     /// Whether the temperature is trained.
@@ -338,6 +343,8 @@ impl Default for Training {
             discriminator: 0.1,
             tied_classifier: false,
             multi_positive: false,
+            sigmoid: false,
+            single_prompt: false,
             temperature: 0.07,
             learn_temperature: false,
             class_balance: 0.0,

@@ -24,6 +24,26 @@ pub fn contrastive(
     (soft_cross_entropy(&logits, marks) + soft_cross_entropy(&logits.transpose(0, 1), &marks.transpose(0, 1))) * 0.5
 }
 
+/// Sigmoid loss between speech and text rows `[batch, width]` of unit length: each pair is told apart by itself, whether the text
+/// describes the clip (`positives` `[batch, batch]`) or not (Zhai et al. 2023, algorithm 1). `bias` is a trained number. Pairs that
+/// `apart` hides, see [`contrastive`], count nothing. The sum is divided by the batch, as there.
+pub fn sigmoid(
+    speech: &Tensor,
+    text: &Tensor,
+    temperature: &Tensor,
+    bias: &Tensor,
+    positives: &Tensor,
+    apart: Option<&Tensor>,
+) -> Tensor {
+    let logits = speech.matmul(&text.transpose(0, 1)) / temperature + bias;
+    let signs = positives * 2.0 - 1.0;
+    let mut terms: Tensor = (logits * signs).log_sigmoid();
+    if let Some(apart) = apart {
+        terms = terms * apart.gt(-1.0).to_kind(Kind::Float);
+    }
+    -terms.sum(Kind::Float) / speech.size()[0] as f64
+}
+
 /// Cross entropy of logits `[batch, classes]` against non-negative marks of the same shape, each row scaled to sum one.
 pub fn soft_cross_entropy(logits: &Tensor, marks: &Tensor) -> Tensor {
     let target = marks / marks.sum_dim_intlist([1i64].as_slice(), true, Kind::Float).clamp_min(1e-9);
@@ -90,6 +110,26 @@ mod tests {
         let marks = Tensor::from_slice(&marks).view([6, 6]);
         let got = contrastive(&s, &t, &temperature, Some(&marks), None).double_value(&[]);
         assert!((got - naive(&table(&s), &table(&t), 0.07f32 as f64, &same)).abs() < 1e-4);
+    }
+
+    #[test]
+    fn sigmoid_is_its_definition() {
+        let (s, t) = (unit(5, 1), unit(5, 2));
+        let (temperature, bias) = (Tensor::from(0.1f32), Tensor::from(-3.0f32));
+        let marks: Vec<f32> = (0..25).map(|k| f32::from(u8::from(k / 5 % 2 == k % 5 % 2))).collect();
+        let positives = Tensor::from_slice(&marks).view([5, 5]);
+        // The first clip and the last text are not contrasted.
+        let hidden: Vec<f32> = (0..25).map(|k| if k == 4 { -1e4 } else { 0.0 }).collect();
+        let apart = Tensor::from_slice(&hidden).view([5, 5]);
+        let got = sigmoid(&s, &t, &temperature, &bias, &positives, Some(&apart)).double_value(&[]);
+        let (s, t) = (table(&s), table(&t));
+        let mut want = 0.0;
+        for k in (0..25).filter(|k| *k != 4) {
+            let logit = s[k / 5].iter().zip(&t[k % 5]).map(|(a, b)| a * b).sum::<f64>() / 0.1 - 3.0;
+            let sign = f64::from(marks[k]) * 2.0 - 1.0;
+            want += (1.0 + (-sign * logit).exp()).ln() / 5.0;
+        }
+        assert!((got - want).abs() < 1e-4, "{got} {want}");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::encoders::{self, initialise};
 use crate::graph::{Dim, Graph};
-use crate::losses::{contrastive, modality, reverse_gradient, soft_cross_entropy};
+use crate::losses::{contrastive, modality, reverse_gradient, sigmoid, soft_cross_entropy};
 use crate::nets::heads::classifier;
 use crate::optimiser::AdamW;
 use crate::progress::Progress;
@@ -87,6 +87,10 @@ pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()>
             }
             for graph in [speech.graph(), &text_graph, &class_graph, &judge_graph] {
                 initialise(graph, &mut params);
+            }
+            if t.sigmoid {
+                // Where Zhai et al. begin: nearly all pairs are negatives.
+                params.insert("sigmoid_bias".into(), Tensor::from(-10f32));
             }
             params.insert("log_temperature".into(), Tensor::from(t.temperature as f32).log());
             if let Some(tuning) = &config.text.tuning {
@@ -174,11 +178,16 @@ pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()>
                 add("alignment", term, t.alignment);
             }
             if epoch >= t.contrastive_from && t.contrastive > 0.0 {
-                let positives = t
-                    .multi_positive
+                let positives = (t.multi_positive || t.sigmoid)
                     .then(|| positives(rows.iter().map(|r| &entries[*r]), chosen.iter().map(|p| &table.styles[*p])));
                 let apart = (t.domains.len() > 1).then(|| hide_pairs(&domains));
-                let term = contrastive(&embedding, &text, &temperature, positives.as_ref(), apart.as_ref());
+                let term = match &positives {
+                    Some(positives) if t.sigmoid => {
+                        let bias = &state.params["sigmoid_bias"];
+                        sigmoid(&embedding, &text, &temperature, bias, positives, apart.as_ref())
+                    }
+                    _ => contrastive(&embedding, &text, &temperature, positives.as_ref(), apart.as_ref()),
+                };
                 add("contrastive", term, t.contrastive);
             }
             if epoch >= t.discriminator_from && t.discriminator > 0.0 {
@@ -231,7 +240,8 @@ fn prompt_table(config: &Config, prompts: &Prompts, entries: &[Entry]) -> Result
     classes.extend(entries.iter().flat_map(|e| e.styles.iter().map(|s| vec![s.clone()])));
     let (mut texts, mut styles, mut of_class) = (vec![], vec![], BTreeMap::new());
     for class in classes {
-        let own = prompts.of_class(&class, Side::Train);
+        let single = config.training.single_prompt;
+        let own = if single { vec![prompts.plain(&class)] } else { prompts.of_class(&class, Side::Train) };
         of_class.insert(class.join(" + "), (texts.len()..texts.len() + own.len()).collect());
         styles.extend(own.iter().map(|_| class.iter().cloned().collect::<BTreeSet<_>>()));
         texts.extend(own);

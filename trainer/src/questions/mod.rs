@@ -1,9 +1,10 @@
 //! The paper's open questions, each a function from a model to tables and figures: styles that were never trained, larger
-//! pools, other languages, short speech, other wordings, other corpora, harder negatives.
+//! pools, other languages, short speech, other wordings, other corpora, harder negatives, and what each part of the recipe is worth.
 
 pub mod command;
 pub mod languages;
 pub mod negatives;
+pub mod parts;
 pub mod pool_size;
 pub mod prompts;
 pub mod short_speech;
