@@ -113,6 +113,10 @@ pub fn run(arguments: &Arguments) -> Result<Answer> {
         for seed in &arguments.seeds {
             let mut config = base.clone();
             (variant.change)(&mut config);
+            if config.training.classifier == 0.0 {
+                // The first stage trains with the classifier alone; without one there is no such stage.
+                config.training.contrastive_from = 0;
+            }
             config.training.reseed = *seed;
             let folder: String = variant.name.chars().map(|c| if c.is_alphanumeric() { c } else { '-' }).collect();
             config.data.work = base.data.work.join("parts").join(format!("{folder}-{}-{seed}", arguments.epochs));
