@@ -104,7 +104,9 @@ pub fn run(plan: &Plan) -> Result<String> {
             own.data.work = plan.work.join(folder);
             let own = own.with_seed(*seed);
             eprintln!("{name}{}, seed {seed}", left_out(&without, ", without "));
-            let corpora = finished(&own).with_context(|| format!("in the run {}", own.data.work.display()))?;
+            // Drawings of the first seed's full runs are enough.
+            let draw = without.is_empty() && *seed == plan.seeds[0];
+            let corpora = finished(&own, draw).with_context(|| format!("in the run {}", own.data.work.display()))?;
             runs.push(Run { name: name.clone(), without, seed: *seed, corpora });
         }
     }
@@ -114,8 +116,8 @@ pub fn run(plan: &Plan) -> Result<String> {
     Ok(report)
 }
 
-/// Trains a run and judges it, or reads what an earlier call found.
-fn finished(config: &Finetune) -> Result<Vec<CorpusQuality>> {
+/// Trains a run and judges it (and draws its figures), or reads what an earlier call found.
+fn finished(config: &Finetune, draw: bool) -> Result<Vec<CorpusQuality>> {
     #[derive(Serialize, Deserialize)]
     struct Done {
         config: String,
@@ -126,7 +128,8 @@ fn finished(config: &Finetune) -> Result<Vec<CorpusQuality>> {
     if !file.exists() {
         train(config, false, None)?;
         let found = evaluate(config)?;
-        for figure in found.figures(config.seed)? {
+        let figures = if draw { found.figures(config.seed)? } else { vec![] };
+        for figure in figures {
             write(&config.data.work.join(format!("{}.svg", figure.name)), &figure.svg)?;
         }
         let done = Done { config: written.clone(), corpora: found.corpora };
@@ -211,7 +214,7 @@ fn report(plan: &Plan, runs: &[Run]) -> String {
     if let Some(run) = first {
         out += &by_length(run);
     }
-    out += "\nFigures (R@1 by length of utterance; both modalities in the plane) are beside each run's checkpoint, `NAME/seed-N/*.svg`.\n";
+    out += "\nFigures (R@1 by length of utterance; both modalities in the plane) are beside the checkpoint of each pair's first seed, `NAME/seed-N/*.svg`.\n";
     out
 }
 
