@@ -105,7 +105,7 @@ impl<'a> Machine<'a> {
             0x8a => self.long(1)?,
             0x8b => self.long(4)?,
             b'G' => self.other(8)?,
-            b'F' | b'S' => {
+            b'F' | b'S' | b'P' => {
                 self.line()?;
                 self.push(Item::Other);
             }
@@ -182,22 +182,13 @@ impl<'a> Machine<'a> {
                 let id = self.pop()?;
                 self.push(storage(&id));
             }
-            b'P' => {
-                self.line()?;
-                self.push(Item::Other);
-            }
             b'R' => {
                 let (arguments, function) = (self.pop()?, self.pop()?);
                 self.push(call(&function, arguments));
             }
-            0x81 => {
-                let (_arguments, _class) = (self.pop()?, self.pop()?);
-                self.push(Item::Other);
-            }
-            0x92 => {
-                let (_named, _arguments, _class) = (self.pop()?, self.pop()?, self.pop()?);
-                self.push(Item::Other);
-            }
+            // A new object: class and arguments.
+            0x81 => self.forget(2)?,
+            0x92 => self.forget(3)?,
             b'o' => {
                 self.since_mark()?;
                 self.push(Item::Other);
@@ -287,6 +278,12 @@ impl<'a> Machine<'a> {
 
     fn pop(&mut self) -> Result<Item> {
         self.stack.pop().context("the pickle takes more than it has")
+    }
+
+    fn forget(&mut self, count: usize) -> Result<()> {
+        (0..count).try_for_each(|_| self.pop().map(drop))?;
+        self.push(Item::Other);
+        Ok(())
     }
 
     fn top(&self) -> Result<&Item> {
