@@ -118,6 +118,9 @@ enum Command {
         /// Folder for the bundle.
         #[arg(long)]
         bundle: Option<PathBuf>,
+        /// Also write all vectors and rankings of the test clips to this file, for `esr-benches protocol`.
+        #[arg(long)]
+        embeddings: Option<PathBuf>,
     },
     /// Run all eight pairs of encoders of the paper, and the ablations of its Table III, and print the tables.
     ///
@@ -225,7 +228,7 @@ fn work(arguments: Arguments) -> Result<()> {
                 export::write_card(&config, folder, &results)?;
             }
         }
-        Command::Finetune { config, seed, restart, until, bundle } => {
+        Command::Finetune { config, seed, restart, until, bundle, embeddings } => {
             let mut config = Finetune::read(&config)?;
             if let Some(seed) = seed {
                 config = config.with_seed(seed);
@@ -234,9 +237,12 @@ fn work(arguments: Arguments) -> Result<()> {
             println!("trained; the checkpoint is {}", checkpoint::file(&config.data.work).display());
             if until.is_none() {
                 let results = finetune::evaluate::evaluate(&config)?;
-                print!("{}", finetune::evaluate::table(&results));
+                print!("{}", finetune::evaluate::table(&results.corpora));
+                if let Some(file) = embeddings {
+                    results.write_vectors(&file)?;
+                }
                 if let Some(folder) = bundle {
-                    let tag = finetune::export::export(&config, &folder, Precision::Float, &results)?;
+                    let tag = finetune::export::export(&config, &folder, Precision::Float, &results.corpora)?;
                     println!("wrote {} with tag {tag:016x}", folder.display());
                 }
             }

@@ -104,7 +104,9 @@ pub fn run(plan: &Plan) -> Result<String> {
             own.data.work = plan.work.join(folder);
             let own = own.with_seed(*seed);
             eprintln!("{name}{}, seed {seed}", left_out(&without, ", without "));
-            let corpora = finished(&own).with_context(|| format!("in the run {}", own.data.work.display()))?;
+            // Drawings of the first seed's full runs are enough.
+            let draw = without.is_empty() && *seed == plan.seeds[0];
+            let corpora = finished(&own, draw).with_context(|| format!("in the run {}", own.data.work.display()))?;
             runs.push(Run { name: name.clone(), without, seed: *seed, corpora });
         }
     }
@@ -114,8 +116,8 @@ pub fn run(plan: &Plan) -> Result<String> {
     Ok(report)
 }
 
-/// Trains a run and judges it, or reads what an earlier call found.
-fn finished(config: &Finetune) -> Result<Vec<CorpusQuality>> {
+/// Trains a run and judges it (and draws its figures), or reads what an earlier call found.
+fn finished(config: &Finetune, draw: bool) -> Result<Vec<CorpusQuality>> {
     #[derive(Serialize, Deserialize)]
     struct Done {
         config: String,
@@ -125,7 +127,12 @@ fn finished(config: &Finetune) -> Result<Vec<CorpusQuality>> {
     let written = serde_json::to_string(config)?;
     if !file.exists() {
         train(config, false, None)?;
-        let done = Done { config: written.clone(), corpora: evaluate(config)? };
+        let found = evaluate(config)?;
+        let figures = if draw { found.figures(config.seed)? } else { vec![] };
+        for figure in figures {
+            write(&config.data.work.join(format!("{}.svg", figure.name)), &figure.svg)?;
+        }
+        let done = Done { config: written.clone(), corpora: found.corpora };
         write(&file, &serde_json::to_string(&done)?)?;
     }
     // Read back in any case, so that a second call gives the same digits.
@@ -203,6 +210,11 @@ fn report(plan: &Plan, runs: &[Run]) -> String {
         };
         out += &tables(&format!("Ablations of {}", plan.ablate), &ablated, &names);
     }
+    let first = ablated.first().copied().or(runs.first()).filter(|r| r.corpora.iter().any(|c| !c.lengths.is_empty()));
+    if let Some(run) = first {
+        out += &by_length(run);
+    }
+    out += "\nFigures (R@1 by length of utterance; both modalities in the plane) are beside the checkpoint of each pair's first seed, `NAME/seed-N/*.svg`.\n";
     out
 }
 
@@ -235,6 +247,22 @@ fn tables(title: &str, runs: &[&Run], name: &dyn Fn(&Run) -> String) -> String {
             let mut cells: Vec<String> = (0..4).map(|place| cell(&|f: &Found| f.recall.0[place])).collect();
             cells.extend([cell(&|f| f.precision), cell(&|f| f.sampled.0[0])]);
             out += &format!("| {name} | {} |\n", cells.join(" | "));
+        }
+    }
+    out
+}
+
+/// The paper's Figure 3 as a table.
+fn by_length(run: &Run) -> String {
+    let mut out = format!(
+        "\n## By length of utterance: {}, seed {}\n\nMean over the clips of a length; the interval is from drawing these clips again.\n\n\
+         | corpus | length | clips | R@1 | R@5 | R@10 | R@20 |\n|---|---|---|---|---|---|---|\n",
+        run.name, run.seed
+    );
+    for corpus in &run.corpora {
+        for bin in &corpus.lengths {
+            let recall = bin.recall.map(|e| format!("{:.3} ({:.3} to {:.3})", e.value, e.low, e.high)).join(" | ");
+            out += &format!("| {} | {} | {} | {recall} |\n", corpus.corpus, bin.name, bin.clips);
         }
     }
     out

@@ -7,6 +7,7 @@ use super::batches::{Window, for_each};
 use super::config::Finetune;
 use crate::data::Clip;
 use crate::graph::Graph;
+use crate::nets::log_mel::SAMPLE_RATE;
 use crate::prepare::batch_of;
 use crate::progress::Progress;
 use crate::tokenizer::TextTokenizer;
@@ -34,21 +35,23 @@ impl<'a> Embedder<'a> {
         Ok(Self { config, speech, text: config.text.net.record_served(config.dimension), params, tokenizer, device })
     }
 
-    /// Unit vectors `[clips, dimension]` on the CPU. Clips longer than `longest` seconds are cut.
-    pub fn clips(&self, clips: &[Clip], longest: Option<f32>) -> Result<Tensor> {
+    /// Unit vectors `[clips, dimension]` on the CPU, and the seconds that were heard of each clip. Clips longer than `longest`
+    /// seconds are cut.
+    pub fn clips(&self, clips: &[Clip], longest: Option<f32>) -> Result<(Tensor, Vec<f32>)> {
         let window = Window::seconds(self.config.data.shortest, longest);
         let alone: Vec<Vec<usize>> = (0..clips.len()).map(|n| vec![n]).collect();
         let progress = Progress::start(clips.len() as u64, "clips");
-        let mut rows = vec![];
+        let (mut rows, mut seconds) = (vec![], vec![]);
         for_each(clips, &alone, window, None, 1, |_, waveforms| {
             let (waveform, length) = batch_of(waveforms);
+            seconds.extend(waveforms.iter().map(|w| w.len() as f32 / SAMPLE_RATE as f32));
             rows.push(self.run(&self.speech, &[("waveform", &waveform), ("length", &length)]));
             progress.advance(1);
             Ok(())
         })?;
         progress.finish();
         anyhow::ensure!(!rows.is_empty(), "there are no clips to embed");
-        Ok(Tensor::cat(&rows, 0))
+        Ok((Tensor::cat(&rows, 0), seconds))
     }
 
     /// Unit vectors `[texts, dimension]` on the CPU.

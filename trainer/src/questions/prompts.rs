@@ -100,6 +100,9 @@ pub fn run(arguments: &Arguments) -> Result<Answer> {
     );
     let (mut groups, mut series) = (vec![], WORDINGS.map(|(name, _)| (name.to_string(), vec![])).to_vec());
     for corpus in subject.corpora(&ground)? {
+        if !ground.entries(&corpus, subject.split).iter().any(|e| e.styles.len() == 1) {
+            continue;
+        }
         let pool = ground.pool(&corpus, subject.split, |e| e.styles.len() == 1)?;
         if pool.styles().len() < 2 {
             continue;

@@ -30,7 +30,7 @@ pub fn text(file: &Path, net: &TextEncoder) -> Result<Params> {
     text_from(read_tensors(file)?, net).with_context(|| format!("in {}", file.display()))
 }
 
-/// [`text`] out of tensors by their published names.
+/// [`text()`] out of tensors by their published names.
 pub fn text_from(mut file: Params, net: &TextEncoder) -> Result<Params> {
     let graph = net.record_states();
     let params = match net.backbone.sizes() {

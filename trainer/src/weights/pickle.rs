@@ -1,5 +1,5 @@
-//! Reads the pickles that `torch.save` writes: dictionaries, lists, numbers, texts and descriptions of tensors. Nothing is ever
-//! executed: a call of anything but the few functions that rebuild tensors and ordered dictionaries gives [`Item::Other`],
+//! Reads the pickles that `torch.save` writes: dictionaries, lists, numbers, texts and descriptions of tensors. Nothing is
+//! ever executed: a call of anything but the few functions that rebuild tensors and ordered dictionaries gives [`Item::Other`],
 //! and so does any object of a class of its own. Opcodes as in Python's `pickletools`, protocols 0 to 4.
 
 use std::cell::RefCell;
@@ -105,7 +105,7 @@ impl<'a> Machine<'a> {
             0x8a => self.long(1)?,
             0x8b => self.long(4)?,
             b'G' => self.other(8)?,
-            b'F' | b'S' => {
+            b'F' | b'S' | b'P' => {
                 self.line()?;
                 self.push(Item::Other);
             }
@@ -182,29 +182,17 @@ impl<'a> Machine<'a> {
                 let id = self.pop()?;
                 self.push(storage(&id));
             }
-            b'P' => {
-                self.line()?;
-                self.push(Item::Other);
-            }
             b'R' => {
                 let (arguments, function) = (self.pop()?, self.pop()?);
                 self.push(call(&function, arguments));
             }
-            0x81 => {
-                let (_arguments, _class) = (self.pop()?, self.pop()?);
-                self.push(Item::Other);
-            }
-            0x92 => {
-                let (_named, _arguments, _class) = (self.pop()?, self.pop()?, self.pop()?);
-                self.push(Item::Other);
-            }
-            b'o' => {
-                self.since_mark()?;
-                self.push(Item::Other);
-            }
-            b'i' => {
-                self.line()?;
-                self.line()?;
+            // A new object: class and arguments.
+            0x81 => self.forget(2)?,
+            0x92 => self.forget(3)?,
+            b'o' | b'i' => {
+                if code == b'i' {
+                    let (_module, _name) = (self.line()?, self.line()?);
+                }
                 self.since_mark()?;
                 self.push(Item::Other);
             }
@@ -224,8 +212,7 @@ impl<'a> Machine<'a> {
 
     fn unsigned(&mut self, width: usize) -> Result<usize> {
         let bytes = self.take(width)?;
-        let value = bytes.iter().rev().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
-        Ok(usize::try_from(value)?)
+        Ok(usize::try_from(bytes.iter().rev().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte)))?)
     }
 
     fn line(&mut self) -> Result<String> {
@@ -236,8 +223,8 @@ impl<'a> Machine<'a> {
     }
 
     fn number(&mut self, width: usize) -> Result<()> {
-        let value = self.unsigned(width)?;
-        self.push(Item::Integer(value as i64));
+        let value = self.unsigned(width)? as i64;
+        self.push(Item::Integer(value));
         Ok(())
     }
 
@@ -256,14 +243,13 @@ impl<'a> Machine<'a> {
 
     fn text(&mut self, width: usize) -> Result<()> {
         let length = self.unsigned(width)?;
-        let text = String::from_utf8_lossy(self.take(length)?).into_owned();
-        self.push(Item::Text(text));
+        let text = Item::Text(String::from_utf8_lossy(self.take(length)?).into_owned());
+        self.push(text);
         Ok(())
     }
 
     fn blob(&mut self, width: usize) -> Result<()> {
-        let length = self.unsigned(width)?;
-        self.other(length)
+        self.unsigned(width).and_then(|length| self.other(length))
     }
 
     fn other(&mut self, length: usize) -> Result<()> {
@@ -287,6 +273,12 @@ impl<'a> Machine<'a> {
 
     fn pop(&mut self) -> Result<Item> {
         self.stack.pop().context("the pickle takes more than it has")
+    }
+
+    fn forget(&mut self, count: usize) -> Result<()> {
+        (0..count).try_for_each(|_| self.pop().map(drop))?;
+        self.push(Item::Other);
+        Ok(())
     }
 
     fn top(&self) -> Result<&Item> {
