@@ -39,7 +39,7 @@ pub fn sigmoid(
     let signs = positives * 2.0 - 1.0;
     let mut terms: Tensor = (logits * signs).log_sigmoid();
     if let Some(apart) = apart {
-        terms = terms * apart.gt(-1.0).to_kind(Kind::Float);
+        terms *= apart.gt(-1.0).to_kind(Kind::Float);
     }
     -terms.sum(Kind::Float) / speech.size()[0] as f64
 }
