@@ -66,7 +66,12 @@ pub fn exact(ranking: &Ranking, drawn: usize) -> Recall {
 /// Exact R@k of a style in a pool, mean over the queries, each asked alone.
 pub fn exact_of(pool: &Pool, asked: &Asked, drawn: usize) -> Recall {
     let relevant = pool.relevant(&asked.style);
-    Recall::mean(asked.queries.iter().map(|query| exact(&rank(&pool.rows.scores(query), &relevant), drawn)))
+    let chances = Chances::new(relevant.iter().filter(|r| !**r).count(), drawn);
+    let of = |query: &[f32]| {
+        let ranking = rank(&pool.rows.scores(query), &relevant);
+        Recall::mean(ranking.above.iter().map(|(_, above)| chances.of(*above)))
+    };
+    Recall::mean(asked.queries.iter().map(of))
 }
 
 /// R@k of one query by trials. The same seed gives the same trials on every machine.

@@ -12,8 +12,8 @@ use crate::prompts::{Prompts, Side};
 use crate::protocol::command::Subject;
 use crate::protocol::ground::Ground;
 use crate::protocol::pool::{Pool, Rows};
-use crate::protocol::ranking::{average_precision, rank};
-use crate::protocol::recall::exact;
+use crate::protocol::ranking::{Ranking, average_precision, rank};
+use crate::protocol::recall::{Chances, Recall};
 use crate::report::{Answer, Figure, Table};
 use crate::retrieval::DISTRACTORS;
 
@@ -153,7 +153,9 @@ pub fn run(arguments: &Arguments) -> Result<Answer> {
 fn judge(pool: &Pool, style: &str, queries: &Rows, results: &mut Results) {
     let relevant = pool.relevant(style);
     let rankings: Vec<_> = queries.iter().map(|query| rank(&pool.rows.scores(query), &relevant)).collect();
-    let recalls: Vec<_> = rankings.iter().map(|ranking| exact(ranking, DISTRACTORS)).collect();
+    let chances = Chances::new(relevant.iter().filter(|r| !**r).count(), DISTRACTORS);
+    let of = |ranking: &Ranking| Recall::mean(ranking.above.iter().map(|(_, above)| chances.of(*above)));
+    let recalls: Vec<Recall> = rankings.iter().map(of).collect();
     results.recall_1.push(mean(recalls.iter().map(|r| r.0[0])));
     results.recall_5.push(mean(recalls.iter().map(|r| r.0[1])));
     results.separation.push(mean(rankings.iter().map(separation)));
