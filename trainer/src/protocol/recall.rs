@@ -34,7 +34,7 @@ impl Recall {
 }
 
 /// The chance of being within the first places by the number of others that outrank a clip: of `others` in the pool
-/// `drawn` are drawn, so the number drawn of those above is hypergeometric (FIELD: P[Hypergeom(M, n, N) <= k - 1]).
+/// `drawn` are drawn, so the number drawn of those above is hypergeometric.
 pub struct Chances {
     /// For each place, chances by the number above; 0 beyond the end.
     tables: [Vec<f64>; PLACES.len()],
