@@ -46,36 +46,41 @@ pub struct Arguments {
 /// A change of the recipe.
 struct Variant {
     name: &'static str,
+    /// Its name in the figure, where there is little room.
+    label: &'static str,
     change: fn(&mut Config),
 }
 
 /// The recipe itself comes first; what follows up to [`CLAIMS`] is what the paper's Table III leaves out.
 const VARIANTS: [Variant; 16] = [
-    Variant { name: "the paper's recipe", change: |_| {} },
-    Variant { name: "without adversary", change: |c| c.training.discriminator = 0.0 },
-    Variant { name: "without prompt augmentation", change: |c| c.training.single_prompt = true },
-    Variant { name: "without classifier", change: |c| c.training.classifier = 0.0 },
-    Variant { name: "adversary at 1.1 (as released)", change: |c| c.training.discriminator = 1.1 },
+    Variant { name: "the paper's recipe", label: "recipe", change: |_| {} },
+    Variant { name: "without adversary", label: "- adversary", change: |c| c.training.discriminator = 0.0 },
+    Variant { name: "without prompt augmentation", label: "- prompts", change: |c| c.training.single_prompt = true },
+    Variant { name: "without classifier", label: "- classifier", change: |c| c.training.classifier = 0.0 },
+    Variant { name: "adversary at 1.1 (as released)", label: "adv. 1.1", change: |c| c.training.discriminator = 1.1 },
     Variant {
         name: "without classifier and adversary",
+        label: "- both",
         change: |c| (c.training.classifier, c.training.discriminator) = (0.0, 0.0),
     },
-    Variant { name: "with several positives", change: |c| c.training.multi_positive = true },
+    Variant { name: "with several positives", label: "+ positives", change: |c| c.training.multi_positive = true },
     Variant {
         name: "with several positives, without classifier",
+        label: "+ pos. - cls.",
         change: |c| (c.training.multi_positive, c.training.classifier) = (true, 0.0),
     },
-    Variant { name: "with sigmoid loss", change: |c| c.training.sigmoid = true },
-    Variant { name: "with classifier tied to text", change: |c| c.training.tied_classifier = true },
+    Variant { name: "with sigmoid loss", label: "sigmoid", change: |c| c.training.sigmoid = true },
+    Variant { name: "with classifier tied to text", label: "tied", change: |c| c.training.tied_classifier = true },
     Variant {
         name: "with balanced sampling",
+        label: "balanced",
         change: |c| (c.training.class_balance, c.training.corpus_balance) = (1.0, 0.5),
     },
-    Variant { name: "with deviations beside means", change: |c| c.speech.tower.deviation = true },
-    Variant { name: "with layers 1 to 3", change: |c| c.speech.tower.layers = vec![1, 2, 3] },
-    Variant { name: "with noise of recordings", change: |c| c.training.channel_noise = 3.25 },
-    Variant { name: "with averaged weights", change: |c| c.training.average = 0.99 },
-    Variant { name: "drawn to the class by cosine alone", change: drawn },
+    Variant { name: "with deviations beside means", label: "deviations", change: |c| c.speech.tower.deviation = true },
+    Variant { name: "with layers 1 to 3", label: "layers", change: |c| c.speech.tower.layers = vec![1, 2, 3] },
+    Variant { name: "with noise of recordings", label: "noise", change: |c| c.training.channel_noise = 3.25 },
+    Variant { name: "with averaged weights", label: "average", change: |c| c.training.average = 0.99 },
+    Variant { name: "drawn to the class by cosine alone", label: "cosine", change: drawn },
 ];
 
 /// Variants that the paper's Table III has.
@@ -229,7 +234,7 @@ fn answer(results: &[(&Variant, Vec<Got>)], arguments: &Arguments) -> Result<Ans
             ));
         }
     }
-    let names: Vec<String> = results.iter().map(|(variant, _)| variant.name.to_string()).collect();
+    let names: Vec<String> = results.iter().map(|(variant, _)| variant.label.to_string()).collect();
     let words = Words { title: "Parts of the recipe", x: "", y: "mAP, single held-out prompts" };
     let figures = vec![Figure { name: "parts".into(), svg: bars(words, &names, &series)? }];
     Ok(Answer { name: "parts".into(), tables: vec![table], figures, remarks })
