@@ -106,6 +106,16 @@ impl Checkpoint {
         Ok(Some(out))
     }
 
+    /// Moves everything to a device, as leaves without gradients.
+    pub fn place(&mut self, device: Device) {
+        for tensor in self.params.values_mut().chain(self.average.values_mut()) {
+            *tensor = tensor.detach().to_device(device);
+        }
+        for (first, second) in self.optimiser.moments.values_mut() {
+            (*first, *second) = (first.to_device(device), second.to_device(device));
+        }
+    }
+
     /// What is exported: the average where one is kept.
     pub fn best(self) -> Params {
         let mut params = self.params;

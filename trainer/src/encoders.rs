@@ -43,13 +43,18 @@ pub fn initialise(graph: &Graph, params: &mut Params) {
             name.ends_with("layer_gain") || name.ends_with(".scale") || (shape.len() == 1 && name.ends_with(".weight"));
         let tensor = if ones {
             Tensor::ones(&dims, (Kind::Float, Device::Cpu))
-        } else if shape.len() == 1 || name.ends_with(".bent.weight") {
+        } else if shape.len() == 1 || name.ends_with(".bent.weight") || is_attention(&name) {
             Tensor::zeros(&dims, (Kind::Float, Device::Cpu))
         } else {
             Tensor::randn(&dims, (Kind::Float, Device::Cpu)) / (fan_in as f64).sqrt()
         };
         params.insert(name, tensor);
     }
+}
+
+/// Attention over frames begins with all of them alike.
+fn is_attention(name: &str) -> bool {
+    name.contains(".attention.") && name.ends_with(".outer.weight")
 }
 
 /// Rounds the encoder weights among `params` to what an int8 bundle holds.

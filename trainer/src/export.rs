@@ -13,7 +13,6 @@ use esr_encoder::golden::{Generator, Golden, GoldenSpeech, GoldenText, waveform}
 use esr_encoder::{Bundle, Encoder, Manifest, Runtime};
 use tch::{Tensor, no_grad};
 
-use crate::checkpoint::Checkpoint;
 use crate::config::{Card, Config, Data};
 use crate::encoders;
 use crate::evaluate::{CorpusScores, style_table, table};
@@ -23,6 +22,7 @@ use crate::onnx::{self, Precision};
 use crate::prepare::batch_of;
 use crate::tokenizer::TextTokenizer;
 use crate::torch::{Params, run};
+use crate::train::trained;
 use crate::{tune_text, weights};
 
 pub(crate) const CARD_FILE: &str = "MODEL_CARD.md";
@@ -52,11 +52,14 @@ pub(crate) struct Parts<'a> {
 
 /// Writes the latest checkpoint of the config's run to `folder`.
 pub fn export(config: &Config, folder: &Path, precision: Precision) -> Result<u64> {
-    let state = Checkpoint::load(&config.data.work, None)?
-        .context("there is no checkpoint; run `esr-trainer train` with this config first")?;
+    let trained = trained(config)?.context("there is no checkpoint; run `esr-trainer train` with this config first")?;
     let mut params: Params = encoders::speech(config, config.speech.tower.last())?;
     params.extend(if config.text.tuning.is_some() { tune_text::load(config)? } else { encoders::text(config)? });
-    params.extend(state.best());
+    params.extend(trained);
+    if precision == Precision::Int8 {
+        // What was trained further is not rounded yet, and golden vectors are those of what the bundle holds.
+        params = encoders::round(params);
+    }
     let parts = Parts {
         name: &config.name,
         version: &config.version,

@@ -12,7 +12,7 @@ use esr_trainer::finetune::config::Finetune;
 use esr_trainer::onnx::Precision;
 use esr_trainer::prepare::{self, Form};
 use esr_trainer::prompts::Side;
-use esr_trainer::{checkpoint, export, finetune, paper, protocol, questions, train, tune_text};
+use esr_trainer::{checkpoint, export, finetune, paper, protocol, questions, soup, train, tune_text};
 
 /// Trains the speech and text encoders of esr.
 ///
@@ -24,6 +24,10 @@ struct Arguments {
     /// Threads of the tensor library; the default leaves a shared machine some room.
     #[arg(long, global = true, default_value_t = 1)]
     threads: usize,
+    /// Replace a setting of the config, such as --set training.encoder_rate=1e-4; may be given several times. Not for
+    /// finetune and paper.
+    #[arg(long, global = true, value_name = "NAME=VALUE")]
+    set: Vec<String>,
     #[command(subcommand)]
     command: Command,
 }
@@ -53,9 +57,9 @@ enum Command {
         #[arg(long)]
         from: Option<PathBuf>,
     },
-    /// Train the projections and heads (and, if the config says so, the last encoder blocks).
+    /// Train the projections and heads (and, if the config says so, the last encoder blocks, or the whole speech encoder).
     ///
-    /// Continues from the latest checkpoint in data.work. Writes one line of metrics.jsonl an epoch.
+    /// With training.waveforms the encoder is trained from waveforms that are altered anew each time; use a GPU. Continues from the latest checkpoint in data.work. Writes one line of metrics.jsonl an epoch.
     Train {
         /// Config file.
         #[arg(long)]
@@ -66,6 +70,17 @@ enum Command {
         /// Stop after this many epochs; the same command without it goes on to the end.
         #[arg(long)]
         until: Option<usize>,
+    },
+    /// Average the parameters of several runs that began alike, as the checkpoint of the config's run.
+    ///
+    /// The runs differ in rates, losses or seeds (--set); their mean ranks clips of other corpora better than each.
+    Soup {
+        /// Config file of the run that the mean becomes.
+        #[arg(long)]
+        config: PathBuf,
+        /// Work folders of the runs.
+        #[arg(required = true, num_args = 2..)]
+        runs: Vec<PathBuf>,
     },
     /// Rank clips by descriptions and print how well that works, beside chance and two baselines.
     ///
@@ -82,6 +97,9 @@ enum Command {
         /// check of some clips of each corpus. Much faster.
         #[arg(long, requires = "bundle")]
         cached: bool,
+        /// Leave the baselines out, which need the feature cache: for a bundle, or a run from waveforms.
+        #[arg(long, conflicts_with_all = ["cached", "card"])]
+        alone: bool,
         /// Which speakers: val or test. Corpora that are not trained on belong to test.
         #[arg(long, value_enum, default_value = "test")]
         split: Split,
@@ -181,16 +199,17 @@ fn main() -> ExitCode {
 }
 
 fn work(arguments: Arguments) -> Result<()> {
-    tch::set_num_threads(arguments.threads as i32);
-    match arguments.command {
+    let Arguments { threads, set, command } = arguments;
+    tch::set_num_threads(threads as i32);
+    match command {
         Command::Prepare { config, frames } => {
-            let config = Config::read(&config)?;
+            let config = Config::read_with(&config, &set)?;
             let form = frames.map_or(Form::Pooled, |layer| Form::Frames { layer });
             let added = prepare::prepare(&config, form)?;
             println!("{added} clips and copies cached in {}", prepare::folder(&config, form).display());
         }
         Command::TuneText { config, from } => {
-            let config = Config::read(&config)?;
+            let config = Config::read_with(&config, &set)?;
             tune_text::tune_text(&config, from.as_deref())?;
             let [trained, heldout] = tune_text::accuracy(&config)?;
             println!(
@@ -200,13 +219,18 @@ fn work(arguments: Arguments) -> Result<()> {
             );
         }
         Command::Train { config, restart, until } => {
-            let config = Config::read(&config)?;
+            let config = Config::read_with(&config, &set)?;
             train::train(&config, restart, until)?;
             println!("trained; the checkpoint is {}", checkpoint::file(&config.data.work).display());
         }
-        Command::Evaluate { config, bundle, cached, split, prompts, json, styles, card } => {
-            let config = Config::read(&config)?;
-            let added = prepare::prepare(&config, Form::Pooled)?;
+        Command::Soup { config, runs } => {
+            let config = Config::read_with(&config, &set)?;
+            soup::soup(&config, &runs)?;
+            println!("the mean of {} runs is {}", runs.len(), checkpoint::file(&config.data.work).display());
+        }
+        Command::Evaluate { config, bundle, cached, alone, split, prompts, json, styles, card } => {
+            let config = Config::read_with(&config, &set)?;
+            let added = if alone { 0 } else { prepare::prepare(&config, Form::Pooled)? };
             if added > 0 {
                 eprintln!("{added} clips were missing in the feature cache and were added");
             }
@@ -215,7 +239,7 @@ fn work(arguments: Arguments) -> Result<()> {
                 Some(folder) if cached => Model::Cached(folder),
                 Some(folder) => Model::Bundle(folder),
             };
-            let results = evaluate::evaluate(&config, &model, split, prompts)?;
+            let results = evaluate::evaluate(&config, &model, split, prompts, !alone)?;
             print!("{}", evaluate::table(&results));
             if styles {
                 print!("\n{}", evaluate::style_table(&results));
@@ -253,7 +277,7 @@ fn work(arguments: Arguments) -> Result<()> {
         Command::Protocol(arguments) => arguments.subject.give(&protocol::command::run(&arguments)?)?,
         Command::Question(question) => drop(questions::command::run(&question)?),
         Command::Export { config, bundle, float } => {
-            let config = Config::read(&config)?;
+            let config = Config::read_with(&config, &set)?;
             let precision = if float { Precision::Float } else { Precision::Int8 };
             let tag = export::export(&config, &bundle, precision)?;
             println!("wrote {} with tag {tag:016x}", bundle.display());

@@ -1,22 +1,26 @@
-//! Where training takes the speech side of a batch from: pooled features of the frozen encoder, or the frames below the
-//! blocks that are trained.
+//! Where training takes the speech side of a batch from: pooled features of the frozen encoder, the frames below the blocks
+//! that are trained, or the clips' waveforms.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use tch::{Device, Kind, Tensor};
 
 use crate::config::{Config, Training};
 use crate::data::splits::Split;
+use crate::finetune::batches::stream;
 use crate::graph::Graph;
 use crate::nets::log_mel::BANDS;
 use crate::prepare::{Form, entry_width, open};
+use crate::sampling::Sampler;
 use crate::store::Entry;
-use crate::torch::{Params, run};
+use crate::torch::{Mode, Params, run};
+use crate::waveforms::{self, Ahead, Clips};
 
-/// Clips of validation speakers with their pooled features.
-pub type Validation = (Vec<Entry>, Tensor);
+/// Clips of validation speakers with their pooled features, where training hears those.
+pub type Validation = (Vec<Entry>, Option<Tensor>);
 
 /// The speech side of all training clips.
 pub enum Speech {
@@ -40,24 +44,59 @@ pub enum Speech {
         /// From frames to embedding.
         graph: Graph,
     },
+    /// The clips themselves.
+    Waveforms {
+        /// Decoded clips.
+        clips: Arc<Clips>,
+        /// From waveform to embedding.
+        graph: Graph,
+        /// Whether the encoder is heard as int8 weights will sound.
+        int8: bool,
+    },
 }
 
 impl Speech {
     /// Training entries, validation entries with pooled features, and the source of batches, out of the feature cache.
     pub fn load(config: &Config) -> Result<(Vec<Entry>, Option<Validation>, Self)> {
-        if config.training.unfreeze_from > 0 { load_frames(config) } else { load_pooled(config) }
+        match &config.training {
+            t if t.waveforms.is_some() => load_waveforms(config),
+            t if t.unfreeze_from > 0 => load_frames(config),
+            _ => load_pooled(config),
+        }
     }
 
     /// The part of the network that is trained.
     pub fn graph(&self) -> &Graph {
         match self {
-            Self::Pooled { graph, .. } | Self::Frames { graph, .. } => graph,
+            Self::Pooled { graph, .. } | Self::Frames { graph, .. } | Self::Waveforms { graph, .. } => graph,
         }
     }
 
-    /// Embeddings of training rows, before and after normalisation, with dropout and the noise that the settings ask for.
-    pub fn embed(&self, rows: &[usize], params: &Params, training: &Training) -> (Tensor, Tensor) {
+    /// The batches of an epoch, where they have to be made ahead of time.
+    pub fn ahead(&self, sampler: &Sampler, size: [usize; 2], seed: u64, epoch: usize) -> Option<Ahead> {
+        let Self::Waveforms { clips, .. } = self else { return None };
+        let mut random = stream(seed, epoch, 0);
+        let [steps, batch] = size;
+        let plan = (0..steps).map(|_| (0..batch).map(|_| sampler.draw(&mut random)).collect()).collect();
+        Some(Ahead::start(clips, plan, seed, epoch))
+    }
+
+    /// Embeddings of training rows, before and after normalisation, with dropout and the noise that the settings ask for;
+    /// of waveforms those of the next batch of `ahead`.
+    pub fn embed(
+        &self,
+        rows: &[usize],
+        ahead: Option<&mut Ahead>,
+        params: &Params,
+        training: &Training,
+    ) -> (Tensor, Tensor) {
         let mut out = match self {
+            Self::Waveforms { graph, int8, .. } => {
+                let device = params.values().next().map_or(Device::Cpu, Tensor::device);
+                let bf16 = training.waveforms.as_ref().is_some_and(|w| w.short(device));
+                let ahead = ahead.expect("batches of waveforms are made ahead");
+                return waveforms::embed(graph, ahead, params, *int8, Mode { training: true, bf16 });
+            }
             Self::Pooled { features, changes, graph } => {
                 let mut x = features.index_select(0, &indices(rows));
                 if training.feature_noise > 0.0 {
@@ -99,6 +138,13 @@ impl Speech {
     }
 }
 
+fn load_waveforms(config: &Config) -> Result<(Vec<Entry>, Option<Validation>, Speech)> {
+    let (entries, validation, clips) = waveforms::load(config)?;
+    let graph = config.speech.tower.record_whole(config.dimension);
+    let speech = Speech::Waveforms { clips: Arc::new(clips), graph, int8: config.speech.int8 };
+    Ok((entries, (!validation.is_empty()).then_some((validation, None)), speech))
+}
+
 fn load_frames(config: &Config) -> Result<(Vec<Entry>, Option<Validation>, Speech)> {
     let (tower, layer) = (&config.speech.tower, config.training.unfreeze_from);
     let mut store = open(config, Form::Frames { layer: layer - 1 })?;
@@ -126,7 +172,7 @@ fn load_pooled(config: &Config) -> Result<(Vec<Entry>, Option<Validation>, Speec
         Ok((entries, values.index_select(1, &columns)))
     };
     let (entries, features) = read(Split::Train)?;
-    let validation = Some(read(Split::Val)?).filter(|(e, _)| !e.is_empty());
+    let validation = Some(read(Split::Val)?).filter(|(e, _)| !e.is_empty()).map(|(e, x)| (e, Some(x)));
     let changes = changes(&entries, &features);
     Ok((entries, validation, Speech::Pooled { features, changes, graph: tower.record_head(config.dimension) }))
 }

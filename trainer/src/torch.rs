@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use tch::{Device, Kind as TorchKind, Tensor};
 
-use crate::graph::{Border, Fold, Function, Graph, Op, Step};
+use crate::graph::{Border, Fold, Function, Graph, Node, Op, Step};
 
 /// Parameter tensors by name.
 pub type Params = BTreeMap<String, Tensor>;
@@ -17,7 +17,8 @@ pub struct Mode {
     /// Whether dropout and what else is random in training acts.
     pub training: bool,
     /// Whether products of matrices and convolutions are computed from bfloat16 operands, as autocast does. Their results
-    /// are 32-bit floats again, so that norms, softmax and losses are computed exactly.
+    /// are 32-bit floats again, so that norms, softmax and losses are computed exactly. Products with constants stay exact
+    /// too: those are the Fourier transform and the mel bands of the front end, where three digits are too few.
     pub bf16: bool,
 }
 
@@ -32,6 +33,7 @@ pub fn run_in(graph: &Graph, params: &Params, inputs: &[(&str, &Tensor)], mode: 
     let training = mode.training;
     let device = inputs.first().map_or(Device::Cpu, |(_, t)| t.device());
     let nodes = graph.nodes();
+    let constant = |node: &Node| node.inputs.iter().any(|&input| matches!(nodes[input].op, Op::Const { .. }));
     let mut last_use: Vec<usize> = (0..nodes.len()).collect();
     nodes.iter().enumerate().for_each(|(i, n)| n.inputs.iter().for_each(|&input| last_use[input] = i));
     graph.outputs().iter().for_each(|(_, id)| last_use[*id] = usize::MAX);
@@ -50,7 +52,7 @@ pub fn run_in(graph: &Graph, params: &Params, inputs: &[(&str, &Tensor)], mode: 
                 params.get(name).unwrap_or_else(|| panic!("the parameter {name} was not loaded")).shallow_clone()
             }
             Op::Const { data } => Tensor::from_slice(data).view(fixed().as_slice()).to_device(device),
-            Op::MatMul if mode.bf16 => short(x(0)).matmul(&short(x(1))).to_kind(TorchKind::Float),
+            Op::MatMul if mode.bf16 && !constant(node) => short(x(0)).matmul(&short(x(1))).to_kind(TorchKind::Float),
             Op::MatMul => x(0).matmul(x(1)),
             Op::Add => x(0) + x(1),
             Op::Mul => x(0) * x(1),
@@ -60,7 +62,7 @@ pub fn run_in(graph: &Graph, params: &Params, inputs: &[(&str, &Tensor)], mode: 
                 let convolve = |x: &Tensor, k: &Tensor| {
                     x.conv1d(k, None::<Tensor>, [*stride as i64], [*padding as i64], [1], *groups as i64)
                 };
-                if mode.bf16 {
+                if mode.bf16 && !constant(node) {
                     convolve(&short(x(0)), &short(x(1))).to_kind(TorchKind::Float)
                 } else {
                     convolve(x(0), x(1))

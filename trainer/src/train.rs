@@ -1,5 +1,5 @@
-//! Trains projections and heads (and, if asked, the last encoder blocks) on cached features, in the paper's stages:
-//! classifier first, then the contrastive loss, then the modality discriminator behind gradient reversal.
+//! Trains projections and heads (and, if asked, the last encoder blocks, or the whole encoder from waveforms), in the paper's
+//! stages: classifier first, then the contrastive loss, then the modality discriminator behind gradient reversal.
 
 use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,7 +27,7 @@ use crate::speech_batches::{Speech, Validation, indices};
 use crate::store::Entry;
 use crate::text_features::text_features;
 use crate::torch::{Params, run};
-use crate::{tune_text, warm_start};
+use crate::{tune_text, warm_start, waveforms};
 
 /// One line of the metrics file.
 #[derive(Debug, Default, Serialize)]
@@ -56,15 +56,16 @@ struct PromptTable {
 pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()> {
     let t = &config.training;
     let seed = config.seed.wrapping_add(t.reseed);
+    let device = t.waveforms.as_ref().map_or(Ok(Device::Cpu), |w| w.device.device())?;
     let prompts = Prompts::read(&config.data.prompts)?;
     let (entries, validation, speech) = Speech::load(config)?;
     ensure!(
         !entries.is_empty(),
-        "the feature cache has no training clips; run `esr-trainer prepare` with this config first"
+        "there are no training clips; unless training.waveforms is set, `esr-trainer prepare` caches them"
     );
     let styles: Vec<String> =
         entries.iter().flat_map(|e| e.styles.clone()).collect::<BTreeSet<_>>().into_iter().collect();
-    let table = prompt_table(config, &prompts, &entries)?;
+    let mut table = prompt_table(config, &prompts, &entries)?;
 
     let text_graph = config.text.tower.record_head(config.dimension);
     let (class_graph, judge_graph) =
@@ -84,6 +85,9 @@ pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()>
                         .into_iter()
                         .filter(|(n, _)| wanted.contains(n)),
                 );
+            }
+            if let (Speech::Waveforms { graph, .. }, Some(settings)) = (&speech, &t.waveforms) {
+                params.extend(waveforms::start(config, settings, graph)?);
             }
             for graph in [speech.graph(), &text_graph, &class_graph, &judge_graph] {
                 initialise(graph, &mut params);
@@ -106,11 +110,14 @@ pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()>
             Checkpoint { epoch: 0, params, average: Params::new(), optimiser }
         }
     };
+    state.place(device);
+    table.features = table.features.to_device(device);
     for (name, tensor) in &state.params {
         let tuned = config.text.tuning.is_some() && name.starts_with("text.head.");
         let fixed = tuned
             || name.ends_with(".mean")
             || name.ends_with("head.scale")
+            || name.ends_with("positional_embedding")
             || (name == "log_temperature" && !t.learn_temperature);
         let _ = tensor.set_requires_grad(!fixed);
     }
@@ -138,20 +145,24 @@ pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()>
         tch::manual_seed((seed as i64).wrapping_mul(1_000_003).wrapping_add(epoch as i64));
         let mut random = ChaCha8Rng::seed_from_u64(seed.wrapping_mul(7919).wrapping_add(epoch as u64));
         let mut line = Metrics { epoch, ..Metrics::default() };
+        let mut ahead = speech.ahead(&sampler, [steps, t.batch], seed, epoch);
         for step in 0..steps {
-            let rows: Vec<usize> = (0..t.batch).map(|_| sampler.draw(&mut random)).collect();
+            let rows: Vec<usize> = match &ahead {
+                Some(ahead) => ahead.rows(step).to_vec(),
+                None => (0..t.batch).map(|_| sampler.draw(&mut random)).collect(),
+            };
             let chosen: Vec<usize> =
                 rows.iter().map(|r| draw_prompt(&entries[*r], &table, t.pair_prompts, &mut random)).collect();
-            let (raw, embedding) = speech.embed(&rows, &state.params, t);
+            let (raw, embedding) = speech.embed(&rows, ahead.as_mut(), &state.params, t);
             // Needed by some of the losses only.
             let text = LazyCell::new(|| {
-                let features = table.features.index_select(0, &indices(&chosen));
+                let features = table.features.index_select(0, &indices(&chosen).to_device(device));
                 run(&text_graph, &state.params, &[("pooled", &features)], true)["embedding"].shallow_clone()
             });
             let temperature = state.params["log_temperature"].exp();
 
             let domains: Vec<usize> = rows.iter().map(|r| domain(config, &entries[*r].corpus)).collect();
-            let mut loss = Tensor::zeros([], (Kind::Float, Device::Cpu));
+            let mut loss = Tensor::zeros([], (Kind::Float, device));
             let mut add = |name, term: Tensor, weight: f64| {
                 *line.losses.entry(name).or_default() += term.double_value(&[]) / steps as f64;
                 loss += term * weight;
@@ -159,11 +170,13 @@ pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()>
             if t.classifier > 0.0 {
                 let logits = if t.tied_classifier {
                     let classes = class_texts(&table, &styles, &text_graph, &state.params);
-                    embedding.matmul(&classes.transpose(0, 1)) / &temperature + hide(&domains, &style_domains)
+                    let hidden = hide(&domains, &style_domains).to_device(device);
+                    embedding.matmul(&classes.transpose(0, 1)) / &temperature + hidden
                 } else {
                     run(&class_graph, &state.params, &[("x", &raw)], true)["logits"].shallow_clone()
                 };
-                let term = soft_cross_entropy(&logits, &marks(rows.iter().map(|r| &entries[*r]), &styles));
+                let marks = marks(rows.iter().map(|r| &entries[*r]), &styles).to_device(device);
+                let term = soft_cross_entropy(&logits, &marks);
                 add("classifier", term, t.classifier);
             }
             if t.alignment > 0.0 {
@@ -178,9 +191,11 @@ pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()>
                 add("alignment", term, t.alignment);
             }
             if epoch >= t.contrastive_from && t.contrastive > 0.0 {
-                let positives = (t.multi_positive || t.sigmoid)
-                    .then(|| positives(rows.iter().map(|r| &entries[*r]), chosen.iter().map(|p| &table.styles[*p])));
-                let apart = (t.domains.len() > 1).then(|| hide_pairs(&domains));
+                let positives = (t.multi_positive || t.sigmoid).then(|| {
+                    let described = chosen.iter().map(|p| &table.styles[*p]);
+                    positives(rows.iter().map(|r| &entries[*r]), described).to_device(device)
+                });
+                let apart = (t.domains.len() > 1).then(|| hide_pairs(&domains).to_device(device));
                 let term = match &positives {
                     Some(positives) if t.sigmoid => {
                         let bias = &state.params["sigmoid_bias"];
@@ -207,18 +222,17 @@ pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()>
                 "the loss is not finite in epoch {epoch}, step {step}; lower training.rate"
             );
             loss.backward();
-            let fade = if t.cosine {
-                0.5 + 0.5 * (std::f64::consts::PI * (epoch * steps + step) as f64 / (t.epochs * steps) as f64).cos()
-            } else {
-                1.0
-            };
+            let at = (epoch * steps + step) as f64 / (t.epochs * steps) as f64;
+            let rise = t.waveforms.as_ref().filter(|w| w.warm_up > 0.0).map_or(1.0, |w| (at / w.warm_up).min(1.0));
+            let fade = rise * if t.cosine { 0.5 + 0.5 * (std::f64::consts::PI * at).cos() } else { 1.0 };
             state.optimiser.step(&state.params, |name| fade * rate(config, name));
             average(&mut state, t.average);
             progress.advance(1);
         }
         line.temperature = state.params["log_temperature"].exp().double_value(&[]);
         state.epoch += 1;
-        if state.epoch % 5 == 0 || state.epoch == t.epochs {
+        let every = t.waveforms.as_ref().map_or(5, |w| w.validate_every);
+        if every > 0 && (state.epoch.is_multiple_of(every) || state.epoch == t.epochs) {
             line.validation = validate(config, &prompts, &validation, &state)?;
         }
         progress.remark(format!(
@@ -279,7 +293,11 @@ fn positives<'a>(
 /// Unit text embeddings of the styles: the projection of the mean features of each style's prompts.
 fn class_texts(table: &PromptTable, styles: &[String], graph: &Graph, params: &Params) -> Tensor {
     let mean = |s: &String| {
-        table.features.index_select(0, &indices(&table.of_class[s])).mean_dim([0i64].as_slice(), false, Kind::Float)
+        table.features.index_select(0, &indices(&table.of_class[s]).to_device(table.features.device())).mean_dim(
+            [0i64].as_slice(),
+            false,
+            Kind::Float,
+        )
     };
     let features = Tensor::stack(&styles.iter().map(mean).collect::<Vec<_>>(), 0);
     run(graph, params, &[("pooled", &features)], true)["embedding"].shallow_clone()
@@ -338,7 +356,8 @@ fn class_targets<'a>(
     let rows: Vec<Tensor> = entries
         .map(|e| {
             let target = known.entry(e.class()).or_insert_with(|| {
-                let pooled = table.features.index_select(0, &indices(&table.of_class[&e.class()]));
+                let rows = indices(&table.of_class[&e.class()]).to_device(table.features.device());
+                let pooled = table.features.index_select(0, &rows);
                 let texts = no_grad(|| run(graph, params, &[("pooled", &pooled)], false)["embedding"].shallow_clone());
                 unit(&texts.mean_dim([0i64].as_slice(), true, Kind::Float)).squeeze_dim(0)
             });
@@ -357,10 +376,33 @@ fn head_graph(path: &str, dimension: usize, classes: usize) -> Graph {
 fn rate(config: &Config, name: &str) -> f64 {
     let t = &config.training;
     match name {
-        _ if name.contains(".encoder.") => t.encoder_rate,
+        _ if name.contains(".encoder.") => {
+            let decay: f64 = t.waveforms.as_ref().map_or(1.0, |w| w.layer_decay);
+            t.encoder_rate * decay.powi(blocks_above(name, config.speech.tower.last()) as i32)
+        }
         _ if name.starts_with("discriminator") => t.discriminator_rate,
         _ => t.rate,
     }
+}
+
+/// How many encoder blocks lie above a parameter; below the blocks is the stem.
+fn blocks_above(name: &str, blocks: usize) -> usize {
+    let own = name.split_once(".blocks.").and_then(|(_, rest)| rest.split('.').next()?.parse::<usize>().ok());
+    own.map_or(blocks, |n| blocks.saturating_sub(n + 1))
+}
+
+/// What a finished run is worth: the average where one is kept, and of a run from waveforms drawn back towards its beginning as
+/// far as the config says. `None` when there is no checkpoint.
+pub fn trained(config: &Config) -> Result<Option<Params>> {
+    let Some(state) = Checkpoint::load(&config.data.work, None)? else { return Ok(None) };
+    let mut params = state.best();
+    if let Some(settings) = config.training.waveforms.as_ref().filter(|w| w.keep > 0.0) {
+        for (name, start) in waveforms::start(config, settings, &config.speech.tower.record_whole(config.dimension))? {
+            let trained = params.get_mut(&name).with_context(|| format!("the checkpoint lacks {name}"))?;
+            *trained = &*trained * (1.0 - settings.keep) + start * settings.keep;
+        }
+    }
+    Ok(Some(params))
 }
 
 fn average(state: &mut Checkpoint, share: f64) {
@@ -386,11 +428,15 @@ fn average(state: &mut Checkpoint, share: f64) {
 /// Mean average precision over corpora and their styles, on validation speakers with training prompts.
 fn validate(config: &Config, prompts: &Prompts, data: &Option<Validation>, state: &Checkpoint) -> Result<Option<f64>> {
     let Some((entries, features)) = data else { return Ok(None) };
-    let mut params: Params = state.params.iter().map(|(k, t)| (k.clone(), t.shallow_clone())).collect();
-    params.extend(state.average.iter().map(|(k, t)| (k.clone(), t.shallow_clone())));
+    let device = state.params.values().next().map_or(Device::Cpu, Tensor::device);
+    let mut params: Params = state.params.iter().map(|(k, t)| (k.clone(), t.to_device(Device::Cpu))).collect();
+    params.extend(state.average.iter().map(|(k, t)| (k.clone(), t.to_device(Device::Cpu))));
     let (speech, text) =
         (config.speech.tower.record_head(config.dimension), config.text.tower.record_head(config.dimension));
-    let embedding = no_grad(|| run(&speech, &params, &[("pooled", features)], false)["embedding"].shallow_clone());
+    let embedding = match features {
+        Some(x) => no_grad(|| run(&speech, &params, &[("pooled", x)], false)["embedding"].shallow_clone()),
+        None => waveforms::measure(config, &params, entries, device)?,
+    };
     let mut all = vec![];
     for corpus in &config.data.train {
         let rows: Vec<usize> =

@@ -9,6 +9,7 @@ use crate::augment;
 use crate::config::{Augment, Manner};
 use crate::data::Clip;
 use crate::data::splits::Split;
+use crate::room::rerecord;
 use crate::sounds::{Sound, sound};
 
 /// One form of a clip.
@@ -86,20 +87,45 @@ pub fn styles(clip: &Clip, variant: Variant) -> Vec<String> {
     }
 }
 
-/// The samples of a form.
+/// The samples of a form, the same each time.
 pub fn render(samples: &[f32], clip: &Clip, variant: Variant, seed: u64) -> Vec<f32> {
-    let mut random = generator(seed, clip, &variant.name());
-    let mut out = match variant {
-        Variant::Original => return samples.to_vec(),
-        Variant::Copy(_) => disturb(samples, &mut random),
-        Variant::Made(manner) => make(samples, manner, &mut random),
-        Variant::Sound(kind) => sound(kind, &mut random),
-    };
-    let peak = out.iter().fold(0.0f32, |m, s| m.max(s.abs()));
-    if peak > 0.99 {
-        out.iter_mut().for_each(|s| *s *= 0.99 / peak);
+    if variant == Variant::Original {
+        return samples.to_vec();
     }
-    out
+    unclipped(form(samples, variant, &mut generator(seed, clip, &variant.name())))
+}
+
+/// The samples of a form with everything drawn from `random`, cut to a random piece of at most `longest` samples and, with the
+/// chance `disturbed`, heard through other equipment.
+pub fn render_anew(
+    samples: &[f32],
+    variant: Variant,
+    longest: usize,
+    disturbed: f64,
+    random: &mut ChaCha8Rng,
+) -> Vec<f32> {
+    let out = form(samples, variant, random);
+    let piece = augment::crop(augment::trim(&out), longest, random);
+    let heard = random.random::<f64>() < disturbed;
+    unclipped(if heard { rerecord(piece, random) } else { piece.to_vec() })
+}
+
+fn form(samples: &[f32], variant: Variant, random: &mut ChaCha8Rng) -> Vec<f32> {
+    match variant {
+        Variant::Original => samples.to_vec(),
+        Variant::Copy(_) => disturb(samples, random),
+        Variant::Made(manner) => make(samples, manner, random),
+        Variant::Sound(kind) => sound(kind, random),
+    }
+}
+
+/// Brought below full scale, as a sound file would hold it.
+fn unclipped(mut samples: Vec<f32>) -> Vec<f32> {
+    let peak = samples.iter().fold(0.0f32, |m, s| m.max(s.abs()));
+    if peak > 0.99 {
+        samples.iter_mut().for_each(|s| *s *= 0.99 / peak);
+    }
+    samples
 }
 
 fn make(samples: &[f32], manner: Manner, random: &mut ChaCha8Rng) -> Vec<f32> {

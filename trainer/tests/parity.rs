@@ -12,7 +12,7 @@ use esr_trainer::nets::speech_tower::{Pooling, SpeechTower};
 use esr_trainer::nets::text_tower::{Bank, TextTower};
 use esr_trainer::nets::whisper::Whisper;
 use esr_trainer::onnx::Precision;
-use esr_trainer::torch::run;
+use esr_trainer::torch::{Mode, run, run_in};
 use tch::{Device, Kind, Tensor};
 
 const TOLERANCE: f64 = 1e-4;
@@ -246,6 +246,20 @@ fn cached_pieces_equal_the_whole() {
     let upper = tower.record_upper(1, 24);
     let inputs: Vec<(&str, &Tensor)> = ["frames", "mask", "weight", "mel"].iter().map(|n| (*n, &lower[*n])).collect();
     assert!(difference(&wanted, &run(&upper, &params, &inputs, false)["embedding"]) < 1e-5);
+}
+
+#[test]
+fn the_front_end_is_exact_when_products_are_short() {
+    let tower = speech(Pooling::Even);
+    let graph = tower.record_pooled();
+    let params = random_params(&graph, 3);
+    let (waveform, length) = voices(&[4000, 7000], 0);
+    let inputs = [("waveform", &waveform), ("length", &length)];
+    let exact = run(&graph, &params, &inputs, false);
+    let short = run_in(&graph, &params, &inputs, Mode { training: false, bf16: true });
+    assert_eq!(difference(&exact["mel"], &short["mel"]), 0.0, "the spectrogram");
+    let pooled = difference(&exact["pooled"], &short["pooled"]);
+    assert!(pooled > 1e-5 && pooled < 0.1, "the blocks are computed from shorter numbers: {pooled}");
 }
 
 #[test]

@@ -5,14 +5,15 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use esr_trainer::checkpoint::Checkpoint;
-use esr_trainer::config::Config;
+use esr_trainer::config::{Config, Processor, Training, Waveforms};
 use esr_trainer::data::splits::Split;
 use esr_trainer::evaluate::{Model, OURS, evaluate};
 use esr_trainer::export::export;
 use esr_trainer::onnx::Precision;
 use esr_trainer::prepare::{Form, prepare};
 use esr_trainer::prompts::Side;
-use esr_trainer::train::train;
+use esr_trainer::soup::soup;
+use esr_trainer::train::{train, trained};
 use esr_trainer::tune_text::tune_text;
 use tch::{Device, Kind, Tensor};
 
@@ -287,7 +288,7 @@ fn the_whole_path_on_tiny_networks() {
     assert_eq!(lines.lines().count(), 8);
     assert!(lines.contains("contrastive") && !lines.contains("alignment"), "only losses that are on are reported");
 
-    let results = evaluate(&whole, &Model::Run, Split::Test, Side::Heldout).unwrap();
+    let results = evaluate(&whole, &Model::Run, Split::Test, Side::Heldout, true).unwrap();
     let got = results[0].methods[OURS].ensemble.precision;
     assert!(got > results[0].chance.precision + 0.2, "mAP {got} against chance {}", results[0].chance.precision);
 
@@ -300,19 +301,19 @@ fn the_whole_path_on_tiny_networks() {
     let bundle = root.join("bundle");
     let tag = export(&tuned, &bundle, Precision::Int8).unwrap();
     assert_ne!(tag, 0);
-    let cached = evaluate(&tuned, &Model::Run, Split::Test, Side::Heldout).unwrap();
-    let served = evaluate(&tuned, &Model::Bundle(&bundle), Split::Test, Side::Heldout).unwrap();
+    let cached = evaluate(&tuned, &Model::Run, Split::Test, Side::Heldout, true).unwrap();
+    let served = evaluate(&tuned, &Model::Bundle(&bundle), Split::Test, Side::Heldout, true).unwrap();
     let (a, b) = (cached[0].methods[OURS].single.precision, served[0].methods[OURS].single.precision);
     assert!((a - b).abs() < 0.02, "cached features rank at {a}, the bundle at {b}");
     assert!(bundle.join("MODEL_CARD.md").exists());
-    evaluate(&tuned, &Model::Cached(&bundle), Split::Test, Side::Heldout).unwrap();
+    evaluate(&tuned, &Model::Cached(&bundle), Split::Test, Side::Heldout, true).unwrap();
 
     // Another run is noticed; a bundle's text tower can go on learning.
     tune_text(&tuned, Some(&bundle)).unwrap();
     let mut shorter = tuned.clone();
     shorter.training.epochs = 1;
     train(&shorter, true, None).unwrap();
-    assert!(evaluate(&tuned, &Model::Cached(&bundle), Split::Test, Side::Heldout).is_err());
+    assert!(evaluate(&tuned, &Model::Cached(&bundle), Split::Test, Side::Heldout, true).is_err());
 }
 
 #[test]
@@ -337,6 +338,94 @@ fn blocks_are_trained_over_cached_frames() {
     assert!(moved.1.iter().zip(&before).any(|(a, b)| (a - b).abs() > 1e-4), "the unfrozen block did not move");
     assert!(now.iter().all(|(n, _)| !n.contains("blocks.0.")), "a frozen block is in the checkpoint");
     export(&config, &root.join("bundle"), Precision::Float).unwrap();
+}
+
+#[test]
+fn the_whole_encoder_is_trained_from_waveforms() {
+    let (_alone, folder) = ground();
+    let root = folder.path();
+    let head = config(root, "head", true);
+    prepare(&head, Form::Pooled).unwrap();
+    tune_text(&head, None).unwrap();
+    train(&head, false, None).unwrap();
+    let bundle = root.join("head-bundle");
+    export(&head, &bundle, Precision::Int8).unwrap();
+
+    let run = |work: &str, reseed: u64| {
+        let mut run = head.clone();
+        run.data.cache = Some(head.data.work.clone());
+        run.data.work = root.join(work);
+        run.training = Training { epochs: 3, steps: 4, batch: 24, encoder_rate: 1e-3, reseed, ..head.training.clone() };
+        run.training.waveforms = Some(Waveforms {
+            from: bundle.clone(),
+            device: Processor::Cpu,
+            disturbed: 0.0,
+            layer_decay: 0.5,
+            validate_every: 2,
+            ..Waveforms::default()
+        });
+        run
+    };
+    // Interrupted and continued equals unbroken, whatever the threads.
+    let broken = run("broken", 0);
+    train(&broken, false, Some(1)).unwrap();
+    train(&broken, false, None).unwrap();
+    let mut whole = run("whole", 0);
+    whole.training.waveforms.as_mut().unwrap().workers = 3;
+    train(&whole, false, None).unwrap();
+    for ((name, a), (_, b)) in weights_of(&broken).iter().zip(&weights_of(&whole)) {
+        assert!(a == b, "{name} differs between an interrupted and an unbroken run");
+    }
+    let lines = std::fs::read_to_string(whole.data.work.join("metrics.jsonl")).unwrap();
+    assert_eq!(
+        lines.lines().filter(|l| l.contains("validation")).count(),
+        2,
+        "after two epochs and at the end: {lines}"
+    );
+
+    // Everything moves but the table of positions, and kept weights lie between.
+    let settings = whole.training.waveforms.clone().unwrap();
+    let graph = whole.speech.tower.record_whole(whole.dimension);
+    let start = esr_trainer::waveforms::start(&whole, &settings, &graph).unwrap();
+    let flat = |t: &Tensor| Vec::<f32>::try_from(t.flatten(0, -1)).unwrap();
+    let now: std::collections::BTreeMap<String, Vec<f32>> = weights_of(&whole).into_iter().collect();
+    for name in ["conv1.weight", "blocks.0.attn.query.weight", "blocks.1.mlp.0.weight", "positional_embedding"] {
+        let name = format!("speech.encoder.{name}");
+        let moved = flat(&start[&name]).iter().zip(&now[&name]).any(|(a, b)| (a - b).abs() > 1e-5);
+        assert_eq!(moved, !name.contains("positional"), "{name}");
+    }
+    let mut kept = whole.clone();
+    kept.training.waveforms.as_mut().unwrap().keep = 0.25;
+    let between = &trained(&kept).unwrap().unwrap()["speech.encoder.conv1.weight"];
+    for ((b, s), n) in
+        flat(between).iter().zip(flat(&start["speech.encoder.conv1.weight"])).zip(&now["speech.encoder.conv1.weight"])
+    {
+        assert!((b - (0.75 * n + 0.25 * s)).abs() < 1e-6);
+    }
+
+    // The mean of two runs is judged from the clips' files, and its bundle gives the same.
+    let mut other = run("other", 7);
+    other.training.steps = 30;
+    train(&other, false, None).unwrap();
+    let long = evaluate(&other, &Model::Run, Split::Test, Side::Heldout, false).unwrap();
+    let (got, chance) = (long[0].methods[OURS].ensemble.precision, long[0].chance.precision);
+    assert!(got > chance + 0.1, "mAP {got} against chance {chance}");
+    assert_eq!(long[0].methods.len(), 1, "no baselines");
+    let mean = run("mean", 0);
+    soup(&mean, &[whole.data.work.clone(), other.data.work.clone()]).unwrap();
+    let theirs: std::collections::BTreeMap<String, Vec<f32>> = weights_of(&other).into_iter().collect();
+    for (name, values) in weights_of(&mean) {
+        let expected = now[&name].iter().zip(&theirs[&name]).map(|(a, b)| (a + b) / 2.0);
+        assert!(values.iter().zip(expected).all(|(v, e)| (v - e).abs() < 1e-5), "{name}");
+    }
+    assert!(soup(&mean, &[whole.data.work.clone(), head.data.work.clone()]).is_err(), "another network");
+    let alone = evaluate(&mean, &Model::Run, Split::Test, Side::Heldout, false).unwrap();
+    let own = alone[0].methods[OURS].single.precision;
+    let served = root.join("mean-bundle");
+    export(&mean, &served, Precision::Int8).unwrap();
+    let through = evaluate(&mean, &Model::Bundle(&served), Split::Test, Side::Heldout, false).unwrap();
+    let through = through[0].methods[OURS].single.precision;
+    assert!((own - through).abs() < 0.02, "the run ranks at {own}, the bundle at {through}");
 }
 
 /// The tones once more as a corpus of other speakers, in which calm tones are called bored, a style that is never trained.

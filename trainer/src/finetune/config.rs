@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
-use tch::{Cuda, Device};
+use tch::Device;
 
-use crate::config::{Card, Data};
+use crate::config::{Card, Data, Processor};
 use crate::nets::conv_features::FIELD;
 use crate::nets::log_mel::SAMPLE_RATE;
 use crate::nets::text_encoder::{Sizes, TextEncoder};
@@ -85,18 +85,6 @@ pub enum PromptUse {
     All,
     /// Always the same one (the ablation without prompt augmentation).
     One,
-}
-
-/// Where tensors live.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-pub enum Processor {
-    /// The GPU if there is one.
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// The first GPU, or an error.
-    Cuda,
 }
 
 /// Optimisation.
@@ -190,15 +178,6 @@ impl Recipe {
             Adversary::Paper => self.discriminator,
             Adversary::Released => self.discriminator + 1.0,
         }
-    }
-
-    /// The device, if it is to be had.
-    pub fn device(&self) -> Result<Device> {
-        ensure!(
-            self.device != Processor::Cuda || Cuda::is_available(),
-            "training.device is \"cuda\", but this libtorch sees no GPU; set it to \"auto\" or \"cpu\""
-        );
-        Ok(if self.device == Processor::Cpu { Device::Cpu } else { Device::cuda_if_available() })
     }
 
     /// Whether products are computed in bfloat16 on a device.

@@ -128,7 +128,7 @@ impl Evaluation {
 
 /// Judges the latest checkpoint of a run on the test clips of every corpus that has some of two styles or more.
 pub fn evaluate(config: &Finetune) -> Result<Evaluation> {
-    let device = config.training.device()?;
+    let device = config.training.device.device()?;
     let params = load(config, device)?.with_context(|| {
         format!(
             "there is no checkpoint in {}; run `esr-trainer finetune` with this config first",

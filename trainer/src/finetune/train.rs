@@ -92,7 +92,10 @@ pub fn train(config: &Finetune, restart: bool, until: Option<usize>) -> Result<(
         Some(state) => state,
         None => start(config, &nets)?,
     };
-    place(&mut state, nets.device);
+    state.place(nets.device);
+    for tensor in state.params.values() {
+        let _ = tensor.set_requires_grad(true);
+    }
 
     let mut metrics = std::fs::OpenOptions::new()
         .create(true)
@@ -213,7 +216,7 @@ fn embed_texts(nets: &Networks, params: &Params, tokens: &(Tensor, Tensor)) -> T
 }
 
 fn networks(config: &Finetune, classes: usize) -> Result<Networks> {
-    let device = config.training.device()?;
+    let device = config.training.device.device()?;
     let frozen = weights::paper::text(&weights::resolve(&config.text.weights), &config.text.net)?;
     Ok(Networks {
         speech: config.speech.net.record(config.dimension),
@@ -255,22 +258,6 @@ fn initialise_linear(graph: &Graph, params: &mut Params) {
         params
             .entry(name.clone())
             .or_insert_with(|| (Tensor::rand(&dims, (Kind::Float, Device::Cpu)) * 2.0 - 1.0) * bound);
-    }
-}
-
-/// Moves a state to a device and marks its parameters as trained.
-fn place(state: &mut Checkpoint, device: Device) {
-    let moved = |params: &mut Params| {
-        for tensor in params.values_mut() {
-            *tensor = tensor.detach().to_device(device);
-        }
-    };
-    moved(&mut state.params);
-    for (first, second) in state.optimiser.moments.values_mut() {
-        (*first, *second) = (first.to_device(device), second.to_device(device));
-    }
-    for tensor in state.params.values() {
-        let _ = tensor.set_requires_grad(true);
     }
 }
 

@@ -65,6 +65,15 @@ impl SpeechTower {
         g
     }
 
+    /// The whole network for training: `waveform`, `length` to `raw` (before normalisation) and `embedding`.
+    pub fn record_whole(&self, dimension: usize) -> Graph {
+        let g = Graph::new();
+        let (waveform, length) = self.inputs(&g);
+        let (mel, layers) = self.encode(waveform, length);
+        self.outputs(&g, self.pool(&layers, Some(&mel)), dimension);
+        g
+    }
+
     /// The frozen part: `waveform`, `length` to `pooled` `[batch, pooled_width]` (even pooling) and, for the baselines,
     /// `plain` `[batch, width]` (mean of the last layer over all valid positions) and `mel` `[batch, 160]`.
     pub fn record_pooled(&self) -> Graph {

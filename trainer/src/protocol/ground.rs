@@ -10,7 +10,7 @@ use super::pool::{Asked, Heard, Pool, Rows};
 use crate::config::Config;
 use crate::data::manifest::{self, Details};
 use crate::data::splits::Split;
-use crate::evaluate::{Judge, Model, judge_of};
+use crate::judges::{Judge, Model, judge_of};
 use crate::prepare::{Form, entry_width, open};
 use crate::prompts::{Prompts, Side};
 use crate::speech_batches::role;

@@ -160,7 +160,7 @@ fn shortened(arguments: &Arguments) -> Result<Config> {
 }
 
 fn judged(config: &Config) -> Result<Got> {
-    let scores = evaluate(config, &Model::Run, Split::Test, Side::Heldout)?;
+    let scores = evaluate(config, &Model::Run, Split::Test, Side::Heldout, true)?;
     let mean = |trained_on: bool| -> Result<[f64; 3]> {
         let mut sums = [0.0; 3];
         let corpora: Vec<_> = scores.iter().filter(|s| s.trained_on == trained_on).collect();

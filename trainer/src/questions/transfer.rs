@@ -52,7 +52,7 @@ pub fn run(arguments: &Arguments) -> Result<Answer> {
             let run = without(&config, corpus, arguments, *seed)?;
             eprintln!("training {}", run.data.work.display());
             train(&run, false, None)?;
-            of_seeds.extend(evaluate(&run, &Model::Run, Split::Test, Side::Heldout)?);
+            of_seeds.extend(evaluate(&run, &Model::Run, Split::Test, Side::Heldout, true)?);
         }
         let first = &of_seeds[0];
         for (method, (_, bars)) in names.iter().zip(&mut series) {

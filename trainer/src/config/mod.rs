@@ -1,11 +1,14 @@
 //! A training run as a TOML file: data, networks, augmentation, losses, schedule. Knows values and their defaults only.
 
+mod training;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
+pub use self::training::{Processor, Training, Waveforms};
 use crate::data::sets::Set;
 use crate::nets::bert::Bert;
 use crate::nets::speech_tower::SpeechTower;
@@ -246,125 +249,6 @@ pub enum Manner {
     LowPitched,
 }
 
-/// Optimisation. The defaults of the loss weights and the schedule are the paper's.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Training {
-    /// Passes over the data.
-    pub epochs: usize,
-    /// Steps in one epoch; 0 is the number of training clips over the batch size.
-    pub steps: usize,
-    /// Clips a step.
-    pub batch: usize,
-    /// Learning rate of projections and heads.
-    pub rate: f64,
-    /// Learning rate of encoder blocks that are trained.
-    pub encoder_rate: f64,
-    /// Learning rate of the discriminator.
-    pub discriminator_rate: f64,
-    /// Weight decay of AdamW.
-    pub decay: f64,
-    /// Half-cosine decay of the learning rates to zero over the run.
-    pub cosine: bool,
-    /// Weight of the average that is exported, per step (0 exports the last weights).
-    pub average: f64,
-    /// First epoch with the contrastive loss; before it only the classifier is trained.
-    pub contrastive_from: usize,
-    /// First epoch with the discriminator.
-    pub discriminator_from: usize,
-    /// Weight of the contrastive loss.
-    pub contrastive: f64,
-    /// Weight of the classifier.
-    pub classifier: f64,
-    /// Weight of the discriminator behind gradient reversal.
-    pub discriminator: f64,
-    /// Classify by cosine to the mean text embedding of each class instead of a separate head.
-    pub tied_classifier: bool,
-    /// All batch mates that a prompt describes are positives.
-    pub multi_positive: bool,
-    /// Judge each pair of a clip and a prompt by itself (Zhai et al., "Sigmoid loss for language image pre-training", 2023)
-    /// instead of by softmax over the batch; every prompt that describes a clip is then a positive.
-    pub sigmoid: bool,
-    /// One plain prompt a class, instead of all of them: the paper's training without prompt augmentation.
-    pub single_prompt: bool,
-    /// Softmax temperature.
-    pub temperature: f64,
-    /// Whether the temperature is trained.
-    pub learn_temperature: bool,
-    /// 0 draws clips as they come, 1 draws every class equally often.
-    pub class_balance: f64,
-    /// 0 draws corpora by size, 1 equally often.
-    pub corpus_balance: f64,
-    /// Share of prompts that describe all styles of a clip at once when it has several.
-    pub pair_prompts: f64,
-    /// Noise added to the pooled features in training, in deviations.
-    pub feature_noise: f64,
-    /// Weight of what a change of recording does to the features, drawn from the altered copies of other clips and added or
-    /// taken away in training, so that the projection learns not to hear it. Weights above 1 exaggerate.
-    pub channel_noise: f64,
-    /// Groups of corpora that sound alike. Clips and classes are contrasted only inside a group; empty is one group.
-    pub domains: Vec<Vec<String>>,
-    /// Start the speech projection as the ridge map onto the mean text embedding of each class, with this penalty (in mean
-    /// variances); 0 starts at random.
-    pub warm_start: f64,
-    /// Weight of one minus the cosine between a clip and the mean text embedding of its class.
-    pub alignment: f64,
-    /// Weight of each corpus in sampling, in place of `corpus_balance`; its share of the clips where it is not named.
-    pub corpus_weight: std::collections::BTreeMap<String, f64>,
-    /// Weight of all clips made by signal processing, together, against the recorded ones; 0 leaves them as they come.
-    pub made_weight: f64,
-    /// The same for all sounds made from nothing.
-    pub sound_weight: f64,
-    /// Added to the seed in training only, so that several runs share one feature cache.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub reseed: u64,
-    /// Train the last blocks of the speech encoder, from this layer on, over cached frames; 0 trains heads only.
-    pub unfreeze_from: usize,
-    /// Epochs between checkpoints.
-    pub checkpoint_every: usize,
-}
-
-impl Default for Training {
-    fn default() -> Self {
-        Self {
-            epochs: 105,
-            steps: 0,
-            batch: 32,
-            rate: 5e-5,
-            encoder_rate: 5e-5,
-            discriminator_rate: 2e-5,
-            decay: 0.01,
-            cosine: false,
-            average: 0.0,
-            contrastive_from: 5,
-            discriminator_from: 10,
-            contrastive: 1.0,
-            classifier: 0.5,
-            discriminator: 0.1,
-            tied_classifier: false,
-            multi_positive: false,
-            sigmoid: false,
-            single_prompt: false,
-            temperature: 0.07,
-            learn_temperature: false,
-            class_balance: 0.0,
-            corpus_balance: 0.0,
-            pair_prompts: 0.3,
-            feature_noise: 0.0,
-            channel_noise: 0.0,
-            domains: vec![],
-            warm_start: 0.0,
-            alignment: 0.0,
-            corpus_weight: Default::default(),
-            made_weight: 0.0,
-            sound_weight: 0.0,
-            reseed: 0,
-            unfreeze_from: 0,
-            checkpoint_every: 1,
-        }
-    }
-}
-
 /// Texts of the bundle's manifest and model card.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -384,9 +268,21 @@ pub struct Card {
 impl Config {
     /// Reads and checks a config file. Relative paths are relative to the working directory.
     pub fn read(path: &Path) -> Result<Self> {
+        Self::read_with(path, &[])
+    }
+
+    /// [`Self::read`] with some settings replaced: `training.encoder_rate=1e-4`, with a value as TOML writes it; what is no TOML
+    /// value is taken as a string.
+    ///
+    /// # Errors
+    /// As of reading, and when a replacement is not `NAME=VALUE` or goes through a setting that is no table.
+    pub fn read_with(path: &Path, replaced: &[String]) -> Result<Self> {
         let text =
             std::fs::read_to_string(path).with_context(|| format!("cannot read the config {}", path.display()))?;
-        let config: Self = toml::from_str(&text).with_context(|| format!("in the config {}", path.display()))?;
+        let mut table: toml::Table =
+            toml::from_str(&text).with_context(|| format!("in the config {}", path.display()))?;
+        replaced.iter().try_for_each(|setting| replace(&mut table, setting))?;
+        let config: Self = table.try_into().with_context(|| format!("in the config {}", path.display()))?;
         config.check().with_context(|| format!("in the config {}", path.display()))?;
         Ok(config)
     }
@@ -435,12 +331,23 @@ impl Config {
     }
 }
 
-fn is_false(value: &bool) -> bool {
-    !value
+/// Replaces one setting, `a.b.c=value`.
+fn replace(table: &mut toml::Table, setting: &str) -> Result<()> {
+    let (name, value) = setting.split_once('=').with_context(|| format!("{setting:?} is not NAME=VALUE"))?;
+    let (name, value) = (name.trim(), value.trim());
+    let parsed = toml::from_str::<toml::Table>(&format!("value = {value}")).ok().and_then(|mut t| t.remove("value"));
+    let (tables, last) = name.rsplit_once('.').unwrap_or(("", name));
+    let mut place = table;
+    for part in tables.split('.').filter(|part| !part.is_empty()) {
+        let inner = place.entry(part).or_insert_with(|| toml::Table::new().into());
+        place = inner.as_table_mut().with_context(|| format!("{setting:?}: {part} is not a table of settings"))?;
+    }
+    place.insert(last.into(), parsed.unwrap_or_else(|| value.into()));
+    Ok(())
 }
 
-fn is_zero(value: &u64) -> bool {
-    *value == 0
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 fn first_version() -> String {
@@ -457,4 +364,23 @@ fn shortest() -> f32 {
 
 fn max_tokens() -> usize {
     128
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_replaced_by_name() {
+        let mut table: toml::Table = toml::from_str("[a]\nrate = 1.0\n[b]\n").unwrap();
+        for setting in ["a.rate=1e-4", "a.on = true", "b.c.name=target/x", "list=[1, 2]"] {
+            replace(&mut table, setting).unwrap();
+        }
+        let wanted: toml::Table =
+            toml::from_str("list = [1, 2]\n[a]\nrate = 1e-4\non = true\n[b.c]\nname = \"target/x\"\n").unwrap();
+        assert_eq!(table, wanted);
+        for wrong in ["rate", "a.rate.deeper=1"] {
+            assert!(replace(&mut table, wrong).is_err(), "{wrong}");
+        }
+    }
 }
