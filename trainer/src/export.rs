@@ -155,12 +155,20 @@ pub fn write_card(config: &Config, folder: &Path, results: &[CorpusScores]) -> R
     if !results.is_empty() {
         out += "\n## Results\n\nSpeakers and prompts that were never trained on. Each held-out prompt is asked alone and styles count the same. R@k: one \
                 clip of the style among 400 of other styles (or all there are) is within the first k, in exact expectation. mAP: all clips of the \
-                style are relevant. The baselines are fitted on the same training data: a ridge map to the frozen text encoder from the frozen, \
-                mean-pooled speech encoder, and from means and deviations of the log-mel bands.\n\n";
+                style are relevant.";
+        let beside = results.iter().any(|r| r.methods.len() > 1);
+        if beside {
+            out += " The baselines are fitted on the same training data: a ridge map to the frozen text encoder from the frozen, mean-pooled \
+                    speech encoder, and from means and deviations of the log-mel bands.";
+        }
+        out += "\n\n";
         out += &table(results);
         out += "\n### Per style\n\n";
         out += &style_table(results);
-        out += "\nPrinted by `esr-trainer evaluate --bundle models/default --split test --styles`.\n";
+        let (config, alone) = (&config.name, if beside { "" } else { " --alone" });
+        out += &format!(
+            "\nPrinted by `esr-trainer evaluate --bundle models/{config} --split test --styles{alone}` with the config that made it.\n"
+        );
         if !card.notes.is_empty() {
             out += "\n### Notes\n\n";
             card.notes.iter().for_each(|note| out += &format!("- {note}\n"));

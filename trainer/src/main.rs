@@ -98,7 +98,7 @@ enum Command {
         #[arg(long, requires = "bundle")]
         cached: bool,
         /// Leave the baselines out, which need the feature cache: for a bundle, or a run from waveforms.
-        #[arg(long, conflicts_with_all = ["cached", "card"])]
+        #[arg(long, conflicts_with = "cached")]
         alone: bool,
         /// Which speakers: val or test. Corpora that are not trained on belong to test.
         #[arg(long, value_enum, default_value = "test")]
