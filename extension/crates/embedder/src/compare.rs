@@ -118,8 +118,7 @@ fn inputs(parts: &Parts) -> Result<Inputs, Box<dyn std::error::Error>> {
         }
         clips.push(batch);
     }
-    let texts =
-        (0..TEXTS).map(|at| Ok(parts.preparer.text(&text(at))?)).collect::<Result<_, esr_encoder::TextError>>()?;
+    let texts = (0..TEXTS).map(|at| parts.preparer.text(&text(at))).collect::<Result<_, esr_encoder::TextError>>()?;
     Ok(Inputs { clips, texts })
 }
 
