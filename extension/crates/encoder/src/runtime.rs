@@ -228,15 +228,19 @@ fn in_precision(onnx: &[u8], precision: Precision) -> Result<Cow<'_, [u8]>, Stri
     }
 }
 
-/// ONNX Runtime's message without the place in its source that it begins with.
+/// What ONNX Runtime's messages begin with where they tell something, behind the places in its source.
+const BEGINNINGS: [&str; 5] =
+    ["CUDA failure", "Available memory of", "Failed to allocate memory", "Failed to load library", "Invalid device ID"];
+
+/// ONNX Runtime's message without the places in its source.
 fn reason(message: &str) -> &str {
-    let text = message.split_once("[ONNXRuntimeError]").map_or(message, |(_, text)| text);
-    let text = text.trim_start_matches(|letter: char| letter.is_ascii_digit() || " :".contains(letter));
-    text.strip_prefix("FAIL : ").unwrap_or(text).trim()
+    let text = BEGINNINGS.iter().find_map(|start| message.find(start)).map_or(message, |at| &message[at..]);
+    // CUDA's are followed by where it was called.
+    text.split_once(" ; GPU=").map_or(text, |(text, _)| text).trim()
 }
 
 fn commit(mut builder: SessionBuilder, model: &[u8]) -> Result<Session, String> {
-    builder.commit_from_memory(model).map_err(|error| error.to_string())
+    builder.commit_from_memory(model).map_err(|error| reason(&error.to_string()).to_owned())
 }
 
 /// Whether the library was built with CUDA; the driver may still be missing.

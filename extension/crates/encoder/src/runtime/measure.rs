@@ -13,7 +13,7 @@ use crate::operations::{CHAIN_OUTPUT, Counted, cost, counted, product_chain};
 
 /// Width and number of the products by which a device is judged: enough for it to do nothing else.
 const GPU_CHAIN: (usize, usize) = (8_192, 8);
-const CPU_CHAIN: (usize, usize) = (1_024, 8);
+const CPU_CHAIN: (usize, usize) = (2_048, 2);
 const CHAIN_TIME: Duration = Duration::from_millis(500);
 
 impl Runtime {

@@ -64,3 +64,28 @@ fn operations_are_counted_as_by_hand() {
     assert!(text > 2 * 3 * block && text < 2 * 4 * block, "{text}, blocks {block}");
     assert!(runtime.product_rate(Device::Cpu).unwrap() > 1e8);
 }
+
+#[test]
+fn messages_are_told_without_places_in_the_source() {
+    for (message, told) in [
+        (
+            "provider_options_utils.h:187 Parse Failed to parse provider option \"device_id\": CUDA failure 100: no CUDA-capable \
+             device is detected ; GPU=-1 ; hostname=vm ; file=/src/cuda_execution_provider_info.cc ; line=70",
+            "CUDA failure 100: no CUDA-capable device is detected",
+        ),
+        (
+            "Exception during initialization: /src/bfc_arena.cc:360 void* AllocateRawInternal(size_t, bool) Available memory of \
+             1591808 is smaller than requested bytes of 3145728\n",
+            "Available memory of 1591808 is smaller than requested bytes of 3145728",
+        ),
+        (
+            "/src/provider_bridge_ort.cc:2043 Get() [ONNXRuntimeError] : 1 : FAIL : Failed to load library /x/libonnxruntime_providers_cuda.so \
+             with error: libcublasLt.so.13: cannot open shared object file: No such file or directory\n",
+            "Failed to load library /x/libonnxruntime_providers_cuda.so with error: libcublasLt.so.13: cannot open shared \
+             object file: No such file or directory",
+        ),
+        ("Load model failed: something else", "Load model failed: something else"),
+    ] {
+        assert_eq!(reason(message), told);
+    }
+}
