@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
-# fetch-libs.sh onnxruntime|libtorch...: puts third-party libraries into the cache, taken from wheels with pip, and
-# prints one line of shell per library that says where it is:
+# fetch-libs.sh onnxruntime|onnxruntime-gpu|libtorch...: puts third-party libraries into the cache, taken from wheels with
+# pip, and prints one line of shell per library that says where it is:
 #   ORT_DYLIB_PATH=.../libonnxruntime.so.1.32.0    ONNX Runtime, CPU (what the extension runs)
+#   ORT_DYLIB_PATH=.../libonnxruntime.so.1.31.1    ONNX Runtime, CUDA 13 and CPU (x86-64; a 256 MB download, 0.3 GB kept); CUDA's
+#                                                  and cuDNN 9's own libraries must be where the loader finds them
 #   LIBTORCH=.../libtorch                          libtorch 2.11.0, CPU only (what the trainer runs; needs gcc)
 # The cache is $ESR_CACHE, else $XDG_CACHE_HOME/esr, else ~/.cache/esr. A library that is there is not fetched again.
 set -euo pipefail
 
 ort_version=1.32.0
+ort_gpu_version=1.31.1 # the newest on PyPI with CUDA
 torch_version=2.11.0
 cache="$(realpath -m "${ESR_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/esr}")/libs"
 mkdir -p "$cache"
@@ -37,6 +40,23 @@ fetch_onnxruntime() {
     echo "ORT_DYLIB_PATH=$target/libonnxruntime.so.$ort_version"
 }
 
+fetch_onnxruntime_gpu() {
+    local target="$cache/onnxruntime-gpu"
+    if [ ! -e "$target/libonnxruntime.so.$ort_gpu_version" ]; then
+        echo "fetching ONNX Runtime $ort_gpu_version for CUDA 13 (a 256 MB download, 0.3 GB kept)" >&2
+        work="$(mktemp -d)"
+        wheel "onnxruntime-gpu==$ort_gpu_version"
+        mkdir -p "$target"
+        # ONNX Runtime looks for its providers beside itself; TensorRT's is left out.
+        unzip -q -o -j "$work"/onnxruntime_gpu-*.whl 'onnxruntime/LICENSE' 'onnxruntime/ThirdPartyNotices.txt' \
+            'onnxruntime/capi/libonnxruntime_providers_shared.so' 'onnxruntime/capi/libonnxruntime_providers_cuda.so' -d "$target"
+        # Last: marks the folder as whole.
+        unzip -q -o -j "$work"/onnxruntime_gpu-*.whl "onnxruntime/capi/libonnxruntime.so.$ort_gpu_version" -d "$target"
+        rm -rf "$work"
+    fi
+    echo "ORT_DYLIB_PATH=$target/libonnxruntime.so.$ort_gpu_version"
+}
+
 fetch_libtorch() {
     local target="$cache/libtorch"
     if [ ! -e "$target/build-version" ]; then
@@ -61,11 +81,12 @@ fetch_libtorch() {
     echo "LIBTORCH=$target"
 }
 
-[ $# -gt 0 ] || { echo "usage: fetch-libs.sh onnxruntime|libtorch..." >&2; exit 2; }
+[ $# -gt 0 ] || { echo "usage: fetch-libs.sh onnxruntime|onnxruntime-gpu|libtorch..." >&2; exit 2; }
 for library in "$@"; do
     case "$library" in
         onnxruntime) fetch_onnxruntime ;;
+        onnxruntime-gpu) fetch_onnxruntime_gpu ;;
         libtorch) fetch_libtorch ;;
-        *) echo "fetch-libs.sh: unknown library '$library' (onnxruntime, libtorch)" >&2; exit 2 ;;
+        *) echo "fetch-libs.sh: unknown library '$library' (onnxruntime, onnxruntime-gpu, libtorch)" >&2; exit 2 ;;
     esac
 done

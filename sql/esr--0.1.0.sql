@@ -975,7 +975,7 @@ COMMENT ON COLUMN esr_stat_embedder.mean_batch IS 'texts and windows of clips pe
 COMMENT ON COLUMN esr_stat_embedder.halved IS 'runs that failed and were tried again with half of their rows, until the bad row failed alone';
 COMMENT ON COLUMN esr_stat_embedder.memory IS 'resident memory of the process, bytes';
 COMMENT ON COLUMN esr_stat_embedder.peak_memory IS 'the most it has been, bytes';
-COMMENT ON COLUMN esr_stat_embedder.device IS 'where the networks run, such as cpu or cuda:0; NULL before the first model is loaded';
+COMMENT ON COLUMN esr_stat_embedder.device IS 'where the networks run, such as cpu or cuda:0 float32; NULL before the first model is loaded';
 COMMENT ON COLUMN esr_stat_embedder.models IS 'models in memory';
 COMMENT ON COLUMN esr_stat_embedder.p50_ms IS 'median time of the last thousand requests, milliseconds';
 COMMENT ON COLUMN esr_stat_embedder.p99_ms IS '99th percentile of the same';

@@ -28,6 +28,9 @@ pub struct LoadArguments {
     /// `esr.embedder_threads`.
     #[arg(long, default_value_t = 0)]
     threads: usize,
+    /// A line of `postgresql.conf`, such as `esr.cuda_precision=float16`; may be given several times.
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
+    settings: Vec<(String, String)>,
 }
 
 /// Arguments of `esr-benches storm`.
@@ -49,13 +52,13 @@ pub struct StormArguments {
 
 /// Measures on a private cluster; prints a table, then the same as one JSON object.
 pub fn run(arguments: &LoadArguments) -> Result<()> {
-    let cluster = Cluster::start(
-        Options::default()
-            .set("autovacuum", "off")
-            .set("max_connections", arguments.clients + arguments.backfills + 10)
-            .set("esr.embedder_threads", arguments.threads)
-            .set("shared_preload_libraries", "esr"),
-    )?;
+    let mut options = Options::default()
+        .set("autovacuum", "off")
+        .set("max_connections", arguments.clients + arguments.backfills + 10)
+        .set("esr.embedder_threads", arguments.threads)
+        .set("shared_preload_libraries", "esr");
+    options.settings.extend(arguments.settings.iter().cloned());
+    let cluster = Cluster::start(options)?;
     let mut session = cluster.connect()?;
     session.batch_execute("CREATE EXTENSION esr")?;
     session.query_one("SELECT esr_embed_text('warm'), esr_embed_speech($1::bytea)", &[&sound(200.0, 1.0)?])?;
@@ -66,9 +69,10 @@ pub fn run(arguments: &LoadArguments) -> Result<()> {
     let under_texts = resident_bytes(embedder);
     let beside = measure(&cluster, arguments, arguments.backfills)?;
     let under_both = resident_bytes(embedder);
+    let device: String = session.query_one("SELECT device FROM esr_stat_embedder", &[])?.get(0);
     let idle_again = idle_processor(embedder);
     println!(
-        "{} sessions asking for texts, {} processors, {} threads",
+        "{} sessions asking for texts, {} processors, {} threads, on {device}",
         arguments.clients,
         processors(),
         arguments.threads
@@ -89,11 +93,17 @@ pub fn run(arguments: &LoadArguments) -> Result<()> {
     println!(
         "{}",
         json!({
-            "clients": arguments.clients, "processors": processors(), "alone": part(&alone), "beside_backfill": part(&beside),
+            "clients": arguments.clients, "processors": processors(), "device": device, "alone": part(&alone), "beside_backfill": part(&beside),
             "memory_loaded": loaded, "memory_texts": under_texts, "memory_both": under_both, "idle_cpu_s": idle_again,
         })
     );
     Ok(())
+}
+
+/// A setting of the command line.
+pub fn setting(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("a setting has the form NAME=VALUE")?;
+    Ok((name.into(), value.into()))
 }
 
 /// Processor seconds of a process over three seconds in which nobody asks anything.

@@ -50,11 +50,16 @@ pub struct WritingArguments {
     /// The program that runs it without a server; it finds ONNX Runtime by `ORT_DYLIB_PATH`.
     #[arg(long, value_name = "PROGRAM", default_value = "target/release/esr-embedder")]
     embedder: PathBuf,
+    /// A line of `postgresql.conf`, such as `esr.execution_provider=cpu`; may be given several times. Where it names the execution
+    /// provider or its precision, the program without a server uses the same.
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = crate::load::setting)]
+    settings: Vec<(String, String)>,
 }
 
 /// Measures on a private cluster; prints a table, then the same as one JSON object.
 pub fn run(arguments: &WritingArguments) -> Result<()> {
-    let options = Options::default().set("autovacuum", "off").set("max_connections", arguments.connections + 20);
+    let mut options = Options::default().set("autovacuum", "off").set("max_connections", arguments.connections + 20);
+    options.settings.extend(arguments.settings.iter().cloned());
     let cluster = Cluster::start(options)?;
     let mut session = cluster.connect()?;
     session.batch_execute(
@@ -123,6 +128,14 @@ fn embedder_bench(arguments: &WritingArguments) -> Result<f64> {
     let mut command = Command::new(&arguments.embedder);
     command.arg("bench").arg(&arguments.bundle).args(["--json", "--threads", &threads.to_string()]);
     command.args(["--clip-seconds", &arguments.seconds.to_string()]);
+    for (name, option) in [
+        ("esr.execution_provider", "--execution-provider"),
+        ("esr.cuda_precision", "--cuda-precision"),
+        ("esr.onnxruntime_library", "--onnxruntime"),
+    ] {
+        let set = arguments.settings.iter().filter(|(set, _)| set == name);
+        command.args(set.flat_map(|(_, value)| [option, value.as_str()]));
+    }
     Ok(number(&mut command, "clips_per_second")? * threads as f64)
 }
 

@@ -48,6 +48,7 @@ impl Embedder {
         command.arg("--queue").arg(settings.queue.to_string());
         command.arg("--execution-provider").arg(settings.provider);
         command.arg("--cuda-device").arg(settings.cuda_device.to_string());
+        command.arg("--cuda-precision").arg(settings.cuda_precision);
         command.args(settings.cuda_memory_mib.map(|mib| format!("--cuda-memory-mib={mib}")));
         command.envs(ALLOCATOR.iter().filter(|(name, _)| std::env::var_os(name).is_none()).copied());
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());

@@ -20,6 +20,7 @@ static EMBEDDER_THREADS: GucSetting<i32> = GucSetting::<i32>::new(0);
 static EXECUTION_PROVIDER: GucSetting<Provider> = GucSetting::<Provider>::new(Provider::Auto);
 static CUDA_DEVICE: GucSetting<i32> = GucSetting::<i32>::new(0);
 static CUDA_MEMORY_LIMIT_MB: GucSetting<i32> = GucSetting::<i32>::new(0);
+static CUDA_PRECISION: GucSetting<Precision> = GucSetting::<Precision>::new(Precision::Float32);
 static EMBEDDER_QUEUE: GucSetting<i32> = GucSetting::<i32>::new(1_000);
 static DEFAULT_MODEL: Text = Text::new(Some(c"default"));
 static EMBEDDER_TIMEOUT_MS: GucSetting<i32> = GucSetting::<i32>::new(60_000);
@@ -58,6 +59,17 @@ enum Provider {
     Cuda,
 }
 
+/// Values of `esr.cuda_precision`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+enum Precision {
+    #[name = c"float32"]
+    Float32,
+    #[name = c"tf32"]
+    Tf32,
+    #[name = c"float16"]
+    Float16,
+}
+
 /// What the supervisor needs to start an embedder. Two equal values mean that a running one need not be restarted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EmbedderSettings {
@@ -77,6 +89,8 @@ pub struct EmbedderSettings {
     pub cuda_device: i32,
     /// Most memory of each network on the GPU, in MiB.
     pub cuda_memory_mib: Option<i32>,
+    /// `float32`, `tf32` or `float16`.
+    pub cuda_precision: &'static str,
 }
 
 /// Settings of the embedder process, with `$sharedir` and `$pkglibdir` replaced.
@@ -94,6 +108,11 @@ pub fn embedder() -> EmbedderSettings {
         },
         cuda_device: CUDA_DEVICE.get(),
         cuda_memory_mib: Some(CUDA_MEMORY_LIMIT_MB.get()).filter(|mib| *mib > 0),
+        cuda_precision: match CUDA_PRECISION.get() {
+            Precision::Float32 => "float32",
+            Precision::Tf32 => "tf32",
+            Precision::Float16 => "float16",
+        },
     }
 }
 
@@ -243,6 +262,14 @@ pub fn define() {
         (0, 1 << 20),
         GucContext::Sighup,
         GucFlags::UNIT_MB,
+    );
+    GucRegistry::define_enum_guc(
+        c"esr.cuda_precision",
+        c"Numbers in which a GPU multiplies.",
+        c"\"tf32\" and \"float16\" are faster and round what is multiplied; a CPU always uses 32-bit floats.",
+        &CUDA_PRECISION,
+        GucContext::Sighup,
+        GucFlags::default(),
     );
     GucRegistry::define_string_guc(
         c"esr.default_model",

@@ -69,15 +69,17 @@ pub fn embedding(error: &EmbedError) -> Failure {
         EmbedError::Run(RunError::Cancelled) => failure(FailureKind::Timeout, error.to_string()),
         EmbedError::Run(RunError::Answer(_)) => failure(FailureKind::BadModel, error.to_string()),
         EmbedError::Run(RunError::Runtime(reason)) => {
-            let memory = ["bad_alloc", "Failed to allocate", "out of memory", "ALLOC_FAILED"];
-            let kind = if memory.iter().any(|word| reason.contains(word)) {
-                FailureKind::OutOfMemory
-            } else {
-                FailureKind::Internal
-            };
+            let kind = if is_of_memory(reason) { FailureKind::OutOfMemory } else { FailureKind::Internal };
             failure(kind, error.to_string())
         }
     }
+}
+
+/// Whether ONNX Runtime or CUDA failed for want of memory, as far as their words tell; the last ones are the arena's that has
+/// reached its limit.
+fn is_of_memory(reason: &str) -> bool {
+    let words = ["bad_alloc", "Failed to allocate", "out of memory", "ALLOC_FAILED", "smaller than requested"];
+    words.iter().any(|word| reason.contains(word))
 }
 
 /// A folder that is no bundle.
@@ -90,11 +92,20 @@ pub fn loading(name: &str, error: &LoadError) -> Failure {
     if let LoadError::Device(error) = error {
         return runtime(error);
     }
-    with_hint(failure(FailureKind::BadModel, format!("model {name:?}: {error}")), "Install the model again.")
+    let message = format!("model {name:?}: {error}");
+    if is_of_memory(&message) {
+        return with_hint(failure(FailureKind::OutOfMemory, message), MEMORY_HINT);
+    }
+    with_hint(failure(FailureKind::BadModel, message), "Install the model again.")
 }
+
+const MEMORY_HINT: &str = "Raise esr.cuda_memory_limit, or free memory of the GPU or of the machine.";
 
 /// No ONNX Runtime, or not on the device that was asked for.
 pub fn runtime(error: &RuntimeError) -> Failure {
+    if is_of_memory(&error.to_string()) {
+        return with_hint(failure(FailureKind::OutOfMemory, error.to_string()), MEMORY_HINT);
+    }
     let hint = match error {
         RuntimeError::NoCuda { .. } => {
             "Install ONNX Runtime built for CUDA, its CUDA libraries and the driver, or set esr.execution_provider to auto or cpu."
@@ -102,4 +113,24 @@ pub fn runtime(error: &RuntimeError) -> Failure {
         _ => "`make install` puts the library beside esr-embedder.",
     };
     with_hint(failure(FailureKind::MissingRuntime, error.to_string()), hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn want_of_memory_is_told_apart_from_a_damaged_model_and_a_missing_gpu() {
+        let arena = "Available memory of 1048576 is smaller than requested bytes of 4718592";
+        let told = |failure: Failure| (failure.kind, failure.hint.unwrap());
+        let (kind, hint) = told(loading("m", &LoadError::Model(format!("speech.onnx: {arena}"))));
+        assert!(kind == FailureKind::OutOfMemory && hint.contains("esr.cuda_memory_limit"), "{hint}");
+        let (kind, hint) = told(loading("m", &LoadError::Model("speech.onnx: it has no graph".into())));
+        assert!(kind == FailureKind::BadModel && hint.contains("Install the model again"), "{hint}");
+        let missing = |reason: &str| LoadError::Device(RuntimeError::NoCuda { reason: reason.into() });
+        let (kind, hint) = told(loading("m", &missing("libcudnn.so.9: cannot open shared object file")));
+        assert!(kind == FailureKind::MissingRuntime && hint.contains("or set esr.execution_provider"), "{hint}");
+        assert_eq!(told(loading("m", &missing(arena))).0, FailureKind::OutOfMemory);
+        assert_eq!(embedding(&EmbedError::Run(RunError::Runtime(arena.into()))).kind, FailureKind::OutOfMemory);
+    }
 }

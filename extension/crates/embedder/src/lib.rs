@@ -12,6 +12,7 @@ mod admission;
 pub mod batch_bench;
 mod batcher;
 pub mod bench;
+pub mod compare;
 mod connection;
 mod embed;
 mod failure;

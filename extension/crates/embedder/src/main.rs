@@ -6,9 +6,9 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use esr_audio::Limits;
-use esr_embedder::{batch_bench, bench, list, serve};
-use esr_encoder::device::{DeviceOptions, Provider};
-use esr_encoder::{Bundle, Encoder, Runtime, runtime};
+use esr_embedder::{batch_bench, bench, compare, list, serve};
+use esr_encoder::device::{DeviceOptions, Precision, Provider};
+use esr_encoder::{Bundle, Encoder, Runtime, RuntimeError, runtime};
 
 /// Embeds clips of speech and descriptions of speaking style with ONNX Runtime.
 #[derive(Parser)]
@@ -26,6 +26,8 @@ enum Command {
     Embed(EmbedArguments),
     /// Measure how fast a model is on this machine.
     Bench(BenchArguments),
+    /// Compare a model's embeddings on the CPU and on a GPU; fails if they differ by more than they may.
+    Compare(CompareArguments),
 }
 
 #[derive(Args)]
@@ -45,6 +47,9 @@ struct RuntimeArguments {
     /// Most memory that each network may take on the GPU, in MiB [default: no limit]
     #[arg(long, value_name = "MIB")]
     cuda_memory_mib: Option<u32>,
+    /// Numbers of the GPU's products: float32, tf32 or float16 [default: float32; `compare` takes all]
+    #[arg(long, value_name = "PRECISION")]
+    cuda_precision: Option<Precision>,
 }
 
 impl RuntimeArguments {
@@ -53,6 +58,7 @@ impl RuntimeArguments {
             provider: self.execution_provider,
             cuda_device: self.cuda_device,
             cuda_memory: self.cuda_memory_mib.map(|mib| mib as usize * (1 << 20)),
+            cuda_precision: self.cuda_precision.unwrap_or_default(),
         }
     }
 
@@ -60,10 +66,12 @@ impl RuntimeArguments {
         self.onnxruntime.clone().unwrap_or_else(runtime::default_library)
     }
 
+    fn load(&self) -> Result<Runtime, RuntimeError> {
+        Runtime::load(&self.library(), self.threads.into())?.on(self.device())
+    }
+
     fn encoder(&self, bundle: &Path) -> Result<Encoder, Box<dyn std::error::Error>> {
-        let bundle = Bundle::open(bundle)?;
-        let runtime = Runtime::load(&self.library(), self.threads.into())?.on(self.device())?;
-        Ok(Encoder::load(&bundle, &runtime)?)
+        Ok(Encoder::load(&Bundle::open(bundle)?, &self.load()?)?)
     }
 }
 
@@ -124,11 +132,24 @@ struct BenchArguments {
     runtime: RuntimeArguments,
 }
 
+#[derive(Args)]
+struct CompareArguments {
+    /// Folder of the model.
+    #[arg(value_name = "DIR")]
+    bundle: PathBuf,
+    /// Largest cosine distance to the CPU's embeddings [default: 1e-6 for float32, 1e-5 for the others]
+    #[arg(long, value_name = "DISTANCE")]
+    tolerance: Option<f64>,
+    #[command(flatten)]
+    runtime: RuntimeArguments,
+}
+
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Serve(arguments) => serve(arguments),
         Command::Embed(arguments) => embed(&arguments),
         Command::Bench(arguments) => measure(&arguments),
+        Command::Compare(arguments) => compare(&arguments),
     };
     let code = match result {
         Ok(()) => 0,
@@ -185,10 +206,20 @@ fn clip_seconds(text: &str) -> Result<f64, String> {
     if (0.05..=60.0).contains(&seconds) { Ok(seconds) } else { Err("must lie between 0.05 and 60".into()) }
 }
 
+fn compare(arguments: &CompareArguments) -> Result<(), Box<dyn std::error::Error>> {
+    let CompareArguments { bundle, tolerance, runtime } = arguments;
+    let bundle = Bundle::open(bundle)?;
+    let within = compare::run(&bundle, &runtime.load()?, runtime.device(), runtime.cuda_precision, *tolerance)?;
+    if within { Ok(()) } else { Err("embeddings differ from the CPU's by more than they may".into()) }
+}
+
 fn measure(arguments: &BenchArguments) -> Result<(), Box<dyn std::error::Error>> {
-    let mut encoder = arguments.runtime.encoder(&arguments.bundle)?;
+    let threads = arguments.runtime.threads.into();
+    let bundle = Bundle::open(&arguments.bundle)?;
+    let runtime = arguments.runtime.load()?;
+    let mut encoder = Encoder::load(&bundle, &runtime)?;
     if arguments.batches {
-        let report = batch_bench::run(encoder, arguments.runtime.threads.into(), arguments.seconds)?;
+        let report = batch_bench::run(encoder, &bundle, &runtime, threads, arguments.seconds)?;
         if arguments.json {
             println!("{}", serde_json::to_string(&report)?)
         } else {
@@ -196,7 +227,7 @@ fn measure(arguments: &BenchArguments) -> Result<(), Box<dyn std::error::Error>>
         }
         return Ok(());
     }
-    let report = bench::run(&mut encoder, arguments.runtime.threads.into(), arguments.clip_seconds, arguments.seconds)?;
+    let report = bench::run(&mut encoder, threads, arguments.clip_seconds, arguments.seconds)?;
     if arguments.json {
         println!("{}", serde_json::to_string(&report)?);
     } else {

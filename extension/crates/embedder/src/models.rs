@@ -7,8 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 use esr_encoder::bundle::{MANIFEST_FILE, is_plain_name};
 use esr_encoder::device::{Device, DeviceOptions};
-use esr_encoder::encoder::{BATCH_SECONDS, BATCH_TOKENS};
-use esr_encoder::{Backend, Bundle, Encoder, Parts, Preparer, Runtime, Towers};
+use esr_encoder::{Backend, Bundle, Encoder, Parts, Preparer, Runtime, Towers, encoder};
 use esr_wire::{Failure, FailureKind};
 
 use crate::failure::{self, failure, with_hint};
@@ -37,10 +36,7 @@ pub struct Model {
 impl Model {
     /// What a batch may cost, in the unit of its tower.
     pub fn budget(&self, tower: Tower) -> u64 {
-        let (seconds, tokens) = match self.device {
-            Device::Cpu => (BATCH_SECONDS, BATCH_TOKENS),
-            Device::Cuda { .. } => (GPU_SECONDS, GPU_TOKENS),
-        };
+        let (seconds, tokens) = encoder::budget(self.device);
         match tower {
             Tower::Speech => (seconds * 1e6) as u64,
             Tower::Text => tokens as u64,
@@ -57,10 +53,6 @@ impl Model {
         backend.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
-
-/// Padded sound of one pass on a GPU, in seconds, and padded tokens: enough to fill one. Bounds its memory, too.
-const GPU_SECONDS: f64 = 96.0;
-const GPU_TOKENS: usize = 8_192;
 
 /// Where models and ONNX Runtime are, and which of them are loaded.
 pub struct Models {

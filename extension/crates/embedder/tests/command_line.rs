@@ -64,6 +64,44 @@ fn mistakes_are_told_and_fail() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("install ONNX Runtime"));
     let output = run(&["bench", bundle.to_str().unwrap(), "--execution-provider", "gpu"]);
     assert!(String::from_utf8_lossy(&output.stderr).contains("none of auto, cpu, cuda"));
+    let output = run(&["bench", bundle.to_str().unwrap(), "--cuda-precision", "half"]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("none of float32, tf32, float16"));
+}
+
+#[test]
+fn a_cpu_ignores_the_precision_of_a_gpu() {
+    if library().is_none() {
+        return;
+    }
+    let bundle = fixture("tiny-bundle");
+    let arguments = ["bench", bundle.to_str().unwrap(), "--batches", "--seconds", "0.1", "--json"];
+    let output = run(&[&arguments[..], &["--execution-provider", "cpu", "--cuda-precision", "float16"]].concat());
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["device"], "cpu");
+}
+
+#[test]
+fn compare_fails_above_its_tolerance() {
+    if library().is_none() {
+        return;
+    }
+    let bundle = fixture("tiny-bundle");
+    let compare = |more: &[&str]| {
+        let cpu = ["compare", bundle.to_str().unwrap(), "--execution-provider", "cpu"];
+        run(&[&cpu[..], more].concat())
+    };
+    let output = compare(&[]);
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{printed}{}", String::from_utf8_lossy(&output.stderr));
+    for input in ["clips, alone", "clips, in batches", "texts, alone", "texts, in one batch"] {
+        assert!(printed.contains(input), "{printed}");
+    }
+    assert!(!printed.contains("TOO FAR"), "{printed}");
+    // Below what rounding leaves between a vector and itself.
+    let output = compare(&["--tolerance=-1"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("TOO FAR"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("differ from the CPU's by more than they may"));
 }
 
 #[test]
@@ -76,6 +114,13 @@ fn bench_measures_batches_and_their_tolerance() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(report["lines"].as_array().unwrap().len() > 20);
+    for number in ["per_second", "gflop_each", "tflops"] {
+        assert!(
+            report["lines"].as_array().unwrap().iter().all(|line| line[number].as_f64().unwrap() > 0.0),
+            "{report}"
+        );
+    }
+    assert!(report["limit_tflops"].as_f64().unwrap() > 0.0, "{report}");
     assert!(report["padded_distance"].as_f64().unwrap() < 1e-6, "{report}");
     assert!(report["padded_element"].as_f64().unwrap() < 1e-5, "{report}");
 }

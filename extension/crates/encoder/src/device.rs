@@ -37,6 +37,41 @@ impl FromStr for Provider {
     }
 }
 
+/// In what numbers a GPU multiplies matrices; sums, norms and everything else are 32-bit floats in each. A CPU always uses
+/// 32-bit floats.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// 32-bit floats, as on the CPU.
+    #[default]
+    Float32,
+    /// Factors rounded to 10 bits behind the binary point (NVIDIA's TF32), on GPUs that have it.
+    Tf32,
+    /// Factors and products of the encoders' blocks in 16-bit floats.
+    Float16,
+}
+
+impl Precision {
+    /// All of them, with the names that settings use.
+    pub const NAMES: [(Precision, &'static str); 3] =
+        [(Precision::Float32, "float32"), (Precision::Tf32, "tf32"), (Precision::Float16, "float16")];
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = Self::NAMES.iter().find(|(precision, _)| precision == self).map_or("", |(_, name)| name);
+        out.write_str(name)
+    }
+}
+
+impl FromStr for Precision {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::NAMES.iter().find(|(_, name)| *name == text).map(|(precision, _)| *precision);
+        found.ok_or_else(|| format!("{text:?} is none of float32, tf32, float16"))
+    }
+}
+
 /// How to choose a device. By default the CPU.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DeviceOptions {
@@ -46,6 +81,8 @@ pub struct DeviceOptions {
     pub cuda_device: i32,
     /// Most memory that each network's arena may take on the GPU, bytes; `None` leaves it to ONNX Runtime.
     pub cuda_memory: Option<usize>,
+    /// Numbers of the GPU's products; nothing to a CPU.
+    pub cuda_precision: Precision,
 }
 
 /// Where a model runs.
@@ -57,6 +94,8 @@ pub enum Device {
     Cuda {
         /// Its number.
         id: i32,
+        /// Numbers of its products.
+        precision: Precision,
     },
 }
 
@@ -64,7 +103,7 @@ impl fmt::Display for Device {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Device::Cpu => out.write_str("cpu"),
-            Device::Cuda { id } => write!(out, "cuda:{id}"),
+            Device::Cuda { id, precision } => write!(out, "cuda:{id} {precision}"),
         }
     }
 }
@@ -79,6 +118,10 @@ mod tests {
             assert_eq!((provider.to_string().as_str(), name.parse()), (name, Ok(provider)));
         }
         assert!("CUDA".parse::<Provider>().is_err());
-        assert_eq!(Device::Cuda { id: 1 }.to_string(), "cuda:1");
+        for (precision, name) in Precision::NAMES {
+            assert_eq!((precision.to_string().as_str(), name.parse()), (name, Ok(precision)));
+        }
+        assert!("half".parse::<Precision>().is_err());
+        assert_eq!(Device::Cuda { id: 1, precision: Precision::Float16 }.to_string(), "cuda:1 float16");
     }
 }

@@ -20,6 +20,18 @@ pub const BATCH_SECONDS: f64 = 6.0;
 /// Padded tokens of one pass through the text tower. Measured likewise, texts of nine tokens: 3.2 ms alone, 1.4 ms in sixteens,
 /// 1.3 ms from 32 to 256.
 pub const BATCH_TOKENS: usize = 512;
+/// Padded samples of one pass on a GPU, in seconds, and padded tokens: enough to fill one. They bound its memory, too.
+const GPU_BATCH_SECONDS: f64 = 96.0;
+const GPU_BATCH_TOKENS: usize = 8_192;
+
+/// What one pass may cost on a device: seconds of sound and tokens, padding included.
+pub fn budget(device: Device) -> (f64, usize) {
+    match device {
+        Device::Cpu => (BATCH_SECONDS, BATCH_TOKENS),
+        Device::Cuda { .. } => (GPU_BATCH_SECONDS, GPU_BATCH_TOKENS),
+    }
+}
+
 /// Of a batch's rows, the shortest is at least this part of the longest: the rest would be computed on padding.
 pub const SHORTEST_SHARE: f64 = 0.9;
 
@@ -96,12 +108,30 @@ pub struct Parts {
 }
 
 impl Encoder {
-    /// Loads both towers and the tokenizer, and checks the golden vectors.
+    /// Loads both towers and the tokenizer, and checks the golden vectors. Where a GPU is used if there is a usable one, a GPU
+    /// that fails the check is not: that is told on standard error, and the CPU is used. Some of CUDA's libraries are
+    /// loaded, and most of its memory is taken, only when something is computed.
     pub fn load(bundle: &Bundle, runtime: &Runtime) -> Result<Self, LoadError> {
-        let mut encoder = Self::with_towers(bundle, runtime.towers(bundle)?)?;
-        golden::check(&mut encoder, &Golden::parse(bundle.required(GOLDEN_FILE))?)?;
-        encoder.passes = 0;
-        Ok(encoder)
+        let golden = Golden::parse(bundle.required(GOLDEN_FILE))?;
+        let checked = |towers: Towers| -> Result<Self, LoadError> {
+            let mut encoder = Self::with_towers(bundle, towers)?;
+            golden::check(&mut encoder, &golden)?;
+            encoder.passes = 0;
+            Ok(encoder)
+        };
+        let towers = runtime.towers(bundle)?;
+        let device = towers.device;
+        checked(towers).or_else(|error| match (error, runtime.fallback(bundle, device)) {
+            (LoadError::Golden(error), Some(towers)) => {
+                eprintln!("esr-embedder: no GPU is used, but the CPU: {error}");
+                checked(towers?)
+            }
+            // The bundle is well; what it runs on is not.
+            (LoadError::Golden(error @ GoldenError::Embed { .. }), None) if device != Device::Cpu => {
+                Err(RuntimeError::NoCuda { reason: error.to_string() }.into())
+            }
+            (error, _) => Err(error),
+        })
     }
 
     /// Joins a bundle's tokenizer and limits with any backends, without golden check.
@@ -148,7 +178,8 @@ impl Encoder {
         let encode =
             |(item, text): (usize, &&str)| self.preparer.text(text).map_err(|source| EmbedError::Text { item, source });
         let rows = texts.iter().enumerate().map(encode).collect::<Result<Vec<_>, _>>()?;
-        Ok(run_sorted(&mut *self.towers.text, &mut self.passes, &rows, BATCH_TOKENS, Batch::text, cancel)?)
+        let tokens = budget(self.towers.device).1;
+        Ok(run_sorted(&mut *self.towers.text, &mut self.passes, &rows, tokens, Batch::text, cancel)?)
     }
 
     /// One embedding per clip, in order. Clips shorter than the model's minimum are repeated up to it; longer ones than it
@@ -161,7 +192,7 @@ impl Encoder {
             rows_of_clip.push(windows.len());
             rows.extend(windows);
         }
-        let budget = (BATCH_SECONDS * f64::from(self.sample_rate())) as usize;
+        let budget = (budget(self.towers.device).0 * f64::from(self.sample_rate())) as usize;
         let speech = &mut *self.towers.speech;
         let mut embedded = run_sorted(speech, &mut self.passes, &rows, budget, Batch::speech, cancel)?.into_iter();
         let mean = |count: usize| -> Result<Embedding, EmbedError> {

@@ -1,5 +1,10 @@
-//! ONNX Runtime: its library, its sessions, one backend per bundle. The only file that names `ort`.
+//! ONNX Runtime: its library, its sessions, one backend per bundle. This file and those below it are the only ones that name `ort`.
 
+mod measure;
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -7,14 +12,15 @@ use ort::environment::Environment;
 use ort::ep::{self, ExecutionProvider};
 use ort::logging::LogLevel;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
-use ort::session::{RunOptions, Session};
+use ort::session::{RunOptions, Session, SessionInputValue};
 use ort::value::Tensor;
 
 use crate::backend::{Backend, Batch, Cancel, RunError};
 use crate::bundle::{Bundle, SPEECH_FILE, TEXT_FILE};
-use crate::device::{Device, DeviceOptions, Provider};
+use crate::device::{Device, DeviceOptions, Precision, Provider};
 use crate::embedding::Embedding;
 use crate::encoder::{LoadError, Towers};
+use crate::half;
 
 /// All fusions: weight-only int8 is written as Cast and Mul on constants, which this folds at load.
 const OPTIMISATION: GraphOptimizationLevel = GraphOptimizationLevel::All;
@@ -50,8 +56,8 @@ pub enum RuntimeError {
         /// As given before.
         loaded: PathBuf,
     },
-    /// CUDA was asked for by name.
-    #[error("CUDA is the execution provider that was asked for, but cannot be used: {reason}")]
+    /// No GPU can be used, where one was asked for by name.
+    #[error("CUDA cannot be used: {reason}")]
     NoCuda {
         /// ONNX Runtime's message, or what it lacks.
         reason: String,
@@ -124,7 +130,7 @@ impl Runtime {
     /// Sessions for both towers of a bundle, on the device of [`Runtime::on`]. With [`Provider::Auto`], a GPU that cannot be
     /// used is told on standard error, and the CPU is used.
     pub fn towers(&self, bundle: &Bundle) -> Result<Towers, LoadError> {
-        let cuda = Device::Cuda { id: self.device.cuda_device };
+        let cuda = Device::Cuda { id: self.device.cuda_device, precision: self.device.cuda_precision };
         match self.device.provider {
             Provider::Cpu => self.towers_on(bundle, Device::Cpu),
             Provider::Cuda => self.towers_on(bundle, cuda),
@@ -136,12 +142,26 @@ impl Runtime {
         }
     }
 
+    /// Sessions on the CPU, if those on `device` were made there because nobody asked for it by name.
+    pub(crate) fn fallback(&self, bundle: &Bundle, device: Device) -> Option<Result<Towers, LoadError>> {
+        let may = self.device.provider == Provider::Auto && device != Device::Cpu;
+        may.then(|| self.towers_on(bundle, Device::Cpu))
+    }
+
     fn towers_on(&self, bundle: &Bundle, device: Device) -> Result<Towers, LoadError> {
+        let precision = match device {
+            Device::Cpu => Precision::Float32,
+            Device::Cuda { precision, .. } => precision,
+        };
+        self.towers_in(bundle, device, precision)
+    }
+
+    fn towers_in(&self, bundle: &Bundle, device: Device, precision: Precision) -> Result<Towers, LoadError> {
         let dimension = bundle.manifest().dimension;
         let open = |name: &'static str, inputs: [&str; 2]| -> Result<Box<dyn Backend>, LoadError> {
             let fail = |reason: String| LoadError::Model(format!("{name}: {reason}"));
-            let builder = self.builder(device)?;
-            let session = commit(builder, bundle.required(name)).map_err(fail)?;
+            let network = in_precision(bundle.required(name), precision).map_err(fail)?;
+            let session = commit(self.builder(device)?, &network).map_err(fail)?;
             for input in inputs {
                 if !session.inputs().iter().any(|outlet| outlet.name() == input) {
                     return Err(fail(format!("it has no input named {input:?}")));
@@ -161,9 +181,11 @@ impl Runtime {
 
     fn builder(&self, device: Device) -> Result<SessionBuilder, LoadError> {
         let builder = self.options().map_err(LoadError::Model)?;
-        let Device::Cuda { id } = device else { return Ok(builder) };
+        let Device::Cuda { id, precision } = device else { return Ok(builder) };
         let mut cuda = ep::CUDA::default()
             .with_device_id(id)
+            // Said either way: with it, ONNX Runtime's own default, "32-bit" products are right to three digits only.
+            .with_tf32(precision == Precision::Tf32)
             // Clips have many lengths; trying every algorithm for each would take longer than it saves.
             .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic)
             .with_arena_extend_strategy(ep::ArenaExtendStrategy::SameAsRequested);
@@ -171,7 +193,7 @@ impl Runtime {
             cuda = cuda.with_memory_limit(bytes);
         }
         let cuda = cuda.build().error_on_failure();
-        let refused = |reason: String| LoadError::Device(RuntimeError::NoCuda { reason });
+        let refused = |error: String| LoadError::Device(RuntimeError::NoCuda { reason: reason(&error).into() });
         builder.with_execution_providers([cuda]).map_err(|error| refused(error.to_string()))
     }
 
@@ -197,13 +219,50 @@ impl Runtime {
     }
 }
 
+/// The network in the numbers of a device.
+fn in_precision(onnx: &[u8], precision: Precision) -> Result<Cow<'_, [u8]>, String> {
+    match precision {
+        Precision::Float16 => Ok(half::rewrite(onnx)?.0.into()),
+        // The execution provider's own doing.
+        Precision::Float32 | Precision::Tf32 => Ok(onnx.into()),
+    }
+}
+
+/// What ONNX Runtime's messages begin with where they tell something, behind the places in its source.
+const BEGINNINGS: [&str; 5] =
+    ["CUDA failure", "Available memory of", "Failed to allocate memory", "Failed to load library", "Invalid device ID"];
+
+/// ONNX Runtime's message without the places in its source.
+fn reason(message: &str) -> &str {
+    let text = BEGINNINGS.iter().find_map(|start| message.find(start)).map_or(message, |at| &message[at..]);
+    // CUDA's are followed by where it was called.
+    text.split_once(" ; GPU=").map_or(text, |(text, _)| text).trim()
+}
+
 fn commit(mut builder: SessionBuilder, model: &[u8]) -> Result<Session, String> {
-    builder.commit_from_memory(model).map_err(|error| error.to_string())
+    builder.commit_from_memory(model).map_err(|error| reason(&error.to_string()).to_owned())
 }
 
 /// Whether the library was built with CUDA; the driver may still be missing.
 fn has_cuda() -> bool {
     ep::CUDA::is_available().unwrap_or(false)
+}
+
+/// A batch as the networks take it.
+fn inputs(batch: &Batch) -> Result<Vec<(Cow<'static, str>, SessionInputValue<'static>)>, ort::Error> {
+    let rows = batch.rows();
+    Ok(match batch {
+        Batch::Speech { waveforms, lengths, samples } => {
+            let waveforms = Tensor::from_array(([rows, *samples], waveforms.clone()))?;
+            let lengths = Tensor::from_array(([rows], lengths.clone()))?;
+            ort::inputs!["waveform" => waveforms, "length" => lengths]
+        }
+        Batch::Text { ids, mask, tokens } => {
+            let ids = Tensor::from_array(([rows, *tokens], ids.clone()))?;
+            let mask = Tensor::from_array(([rows, *tokens], mask.clone()))?;
+            ort::inputs!["input_ids" => ids, "attention_mask" => mask]
+        }
+    })
 }
 
 const OUTPUT: &str = "embedding";
@@ -220,18 +279,7 @@ impl Backend for Tower {
         }
         let fail = |error: ort::Error| RunError::Runtime(error.to_string());
         let rows = batch.rows();
-        let inputs = match batch {
-            Batch::Speech { waveforms, lengths, samples } => {
-                let waveforms = Tensor::from_array(([rows, *samples], waveforms.clone())).map_err(fail)?;
-                let lengths = Tensor::from_array(([rows], lengths.clone())).map_err(fail)?;
-                ort::inputs!["waveform" => waveforms, "length" => lengths]
-            }
-            Batch::Text { ids, mask, tokens } => {
-                let ids = Tensor::from_array(([rows, *tokens], ids.clone())).map_err(fail)?;
-                let mask = Tensor::from_array(([rows, *tokens], mask.clone())).map_err(fail)?;
-                ort::inputs!["input_ids" => ids, "attention_mask" => mask]
-            }
-        };
+        let inputs = inputs(batch).map_err(fail)?;
         let options = Arc::new(RunOptions::new().map_err(fail)?);
         let stop = options.clone();
         let result = cancel.during(

@@ -216,7 +216,7 @@ pub struct Status {
     pub memory: u64,
     /// The most it has been, bytes.
     pub peak_memory: u64,
-    /// Where the loaded models run, such as `cpu` or `cuda:0`; empty while none is loaded.
+    /// Where the loaded models run, such as `cpu` or `cuda:0 float32`; empty while none is loaded.
     pub device: String,
     /// Names of the bundles in memory.
     pub models: Vec<String>,
