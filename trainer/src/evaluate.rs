@@ -13,12 +13,11 @@ use crate::config::Config;
 use crate::data::splits::Split;
 pub use crate::judges::Model;
 use crate::judges::{Judge, judge_of};
-use crate::prepare::list;
+use crate::prepare::{entry, list};
 use crate::prompts::{Prompts, Side};
 use crate::retrieval::{Quality, chance, judge};
 use crate::store::Entry;
 use crate::variants::Variant;
-use crate::waveforms::entry;
 
 /// Name of the trained model among the methods.
 pub const OURS: &str = "trained";

@@ -8,9 +8,9 @@ use serde_json::json;
 use tch::{Kind, Tensor, no_grad};
 
 use crate::config::{Config, Data};
-use crate::data::manifest;
 pub use crate::data::sets::Listed;
 use crate::data::splits::{Speakers, Split};
+use crate::data::{Clip, manifest};
 use crate::nets::log_mel::{BANDS, SAMPLE_RATE};
 use crate::progress::Progress;
 use crate::prompts::Prompts;
@@ -139,19 +139,9 @@ fn features(
         Form::Frames { layer } => config.speech.tower.record_frames(layer),
     };
     let out = no_grad(|| run(&graph, params, &[("waveform", &waveform), ("length", &length)], false));
-    let entry = |n: usize| {
+    let described = |n: usize| {
         let (Listed { clip, split }, variant) = (batch[n].0, batch[n].1);
-        Entry {
-            corpus: clip.corpus.clone(),
-            path: clip.path.clone(),
-            speaker: clip.speaker.clone(),
-            split: *split,
-            styles: styles(clip, variant),
-            variant: variant.name(),
-            seconds: waveforms[n].len() as f32 / SAMPLE_RATE as f32,
-            offset: 0,
-            length: 0,
-        }
+        Entry { seconds: waveforms[n].len() as f32 / SAMPLE_RATE as f32, ..entry(clip, *split, variant) }
     };
     let values = |n: usize| -> Result<Vec<f32>> {
         let n = n as i64;
@@ -173,7 +163,22 @@ fn features(
         );
         Ok(row)
     };
-    (0..batch.len()).map(|n| Ok((entry(n), values(n).context("features of a batch")?))).collect()
+    (0..batch.len()).map(|n| Ok((described(n), values(n).context("features of a batch")?))).collect()
+}
+
+/// A form of a clip as an entry that is in no cache yet, as long as its manifest says.
+pub fn entry(clip: &Clip, split: Split, variant: Variant) -> Entry {
+    Entry {
+        corpus: clip.corpus.clone(),
+        path: clip.path.clone(),
+        speaker: clip.speaker.clone(),
+        split,
+        styles: styles(clip, variant),
+        variant: variant.name(),
+        seconds: clip.seconds,
+        offset: 0,
+        length: 0,
+    }
 }
 
 /// Repeats a short clip and cuts a long one.

@@ -15,18 +15,18 @@ use crate::config::{Config, Waveforms};
 use crate::data::Clip;
 use crate::data::splits::Split;
 use crate::encoders::{initialise, round};
-use crate::finetune::batches::{Window, for_each, stream};
+use crate::finetune::batches::{Window, for_each, in_threads, stream};
 use crate::graph::Graph;
 use crate::nets::log_mel::SAMPLE_RATE;
 use crate::nets::speech_tower::ENCODER;
 use crate::onnx::int8_channels;
-use crate::prepare::{Listed, batch_of, list};
+use crate::prepare::{Listed, batch_of, entry, list};
 use crate::progress::Progress;
 use crate::prompts::Prompts;
 use crate::quantise::rounded;
 use crate::store::Entry;
 use crate::torch::{Mode, Params, run_in};
-use crate::variants::{Variant, render_anew, styles, variants};
+use crate::variants::{Variant, render_anew, variants};
 use crate::weights;
 
 /// Rendered batches that wait in each thread.
@@ -84,35 +84,13 @@ impl Files {
     }
 }
 
-/// An entry that is in no cache.
-pub fn entry(clip: &Clip, split: Split, variant: Variant) -> Entry {
-    Entry {
-        corpus: clip.corpus.clone(),
-        path: clip.path.clone(),
-        speaker: clip.speaker.clone(),
-        split,
-        styles: styles(clip, variant),
-        variant: variant.name(),
-        seconds: clip.seconds,
-        offset: 0,
-        length: 0,
-    }
-}
-
 fn decode(paths: &[PathBuf], workers: usize) -> Result<Vec<Vec<i16>>> {
     let one = |path: &PathBuf| -> Result<Vec<i16>> {
         let samples = audio_file::read(path)?;
         ensure!(!samples.is_empty(), "{} holds no sound", path.display());
         Ok(samples.iter().map(|s| (s * 32767.0).clamp(-32767.0, 32767.0) as i16).collect())
     };
-    let one = &one;
-    let share = paths.len().div_ceil(workers.max(1)).max(1);
-    let parts: Vec<Result<Vec<Vec<i16>>>> = thread::scope(|scope| {
-        let running: Vec<_> =
-            paths.chunks(share).map(|part| scope.spawn(move || part.iter().map(one).collect())).collect();
-        running.into_iter().map(|part| part.join().expect("a decoding thread panicked")).collect()
-    });
-    Ok(parts.into_iter().collect::<Result<Vec<_>>>()?.concat())
+    in_threads(paths, workers, one)
 }
 
 /// The batches of one epoch, rendered by threads while earlier ones are computed.

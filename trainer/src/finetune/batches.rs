@@ -59,6 +59,27 @@ pub fn fitted(samples: Vec<f32>, window: Window, random: Option<&mut ChaCha8Rng>
     samples
 }
 
+/// What `one` makes of each item, in their order, by so many threads. The first error ends it.
+pub fn in_threads<T: Sync, R: Send>(
+    items: &[T],
+    workers: usize,
+    one: impl Fn(&T) -> Result<R> + Sync,
+) -> Result<Vec<R>> {
+    let one = &one;
+    let share = items.len().div_ceil(workers.max(1)).max(1);
+    thread::scope(|scope| {
+        let parts: Vec<_> = items
+            .chunks(share)
+            .map(|part| scope.spawn(move || part.iter().map(one).collect::<Result<Vec<_>>>()))
+            .collect();
+        let mut all = vec![];
+        for part in parts {
+            all.extend(part.join().map_err(|_| anyhow!("a decoding thread panicked"))??);
+        }
+        Ok(all)
+    })
+}
+
 /// Calls `use_batch` with the rows and waveforms of each batch in order. `crops` are the seed and epoch of random crops;
 /// without them clips are cut at their beginning. The first error ends it.
 pub fn for_each(
@@ -77,21 +98,7 @@ pub fn for_each(
         let mut random = crops.map(|(seed, epoch)| stream(seed, epoch, row as u64 + 1));
         Ok(fitted(samples, window, random.as_mut()))
     };
-    let one = &one;
-    let decode = |rows: &[usize]| -> Result<Vec<Vec<f32>>> {
-        let share = rows.len().div_ceil(workers.max(1)).max(1);
-        thread::scope(|scope| {
-            let parts: Vec<_> = rows
-                .chunks(share)
-                .map(|part| scope.spawn(move || part.iter().map(|row| one(*row)).collect::<Result<Vec<_>>>()))
-                .collect();
-            let mut all = vec![];
-            for part in parts {
-                all.extend(part.join().map_err(|_| anyhow!("a decoding thread panicked"))??);
-            }
-            Ok(all)
-        })
-    };
+    let decode = |rows: &[usize]| in_threads(rows, workers, |row| one(*row));
     let decode = &decode;
     thread::scope(|scope| {
         let (send, receive) = sync_channel(AHEAD);
