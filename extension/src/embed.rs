@@ -2,14 +2,13 @@
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 
 use esr_wire::{ByteBuf, Class, Failure, FailureKind, RequestBody, ResponseBody};
 use pgrx::pg_sys::{Datum, Oid};
 use sha2::{Digest, Sha256};
 
 use crate::cache::TextCache;
-use crate::client::{self, EmbedError};
+use crate::client::{self, Asked, EmbedError};
 use crate::datum::{self, Bytes, ServerText};
 use crate::error::SqlError;
 use crate::fmgr::Call;
@@ -27,8 +26,8 @@ const TEXTS_PER_REQUEST: usize = 256;
 
 /// Clips in one request.
 pub const CLIPS_PER_REQUEST: usize = 32;
-/// Bytes after which a request gets no further clip.
-pub const BYTES_PER_REQUEST: usize = 32 << 20;
+/// Bytes of clips after which a request gets no further one.
+pub const BYTES_PER_REQUEST: usize = 16 << 20;
 
 fn text(call: &Call) -> Result<Datum, SqlError> {
     if let Some(again) = Latest::answer(call) {
@@ -132,30 +131,59 @@ pub fn embed_clip(clip: &[u8], model: &str) -> Result<OwnedVector, EmbedError> {
 }
 
 /// Embeds clips in one request, equal ones once. A failure says which clip it is about, if it is about one.
-pub fn embed_clips(clips: &[&[u8]], model: &str) -> Result<Vec<OwnedVector>, (Option<usize>, EmbedError)> {
-    let mut places: HashMap<&[u8], usize> = HashMap::new();
-    let mut different: Vec<usize> = Vec::new();
-    let mut wanted = Vec::with_capacity(clips.len());
+pub fn embed_clips(clips: &[&[u8]], model: &str) -> Result<Vec<OwnedVector>, ClipsError> {
+    send_clips(clips, model, 0)?.expect("with no request ahead, a connection is waited for").vectors()
+}
+
+/// Which clip it is about, if it is about one, and what is wrong.
+pub type ClipsError = (Option<usize>, EmbedError);
+
+/// Clips on their way through the embedder. Dropped, their request is cancelled.
+pub struct AskedClips {
+    /// `None` if there are no clips.
+    asked: Option<Asked>,
+    /// Of the clips, the ones that are asked for.
+    different: Vec<usize>,
+    /// For each clip, which of those equals it.
+    wanted: Vec<usize>,
+}
+
+/// As [`embed_clips`], without waiting for the answer. `ahead` such requests of this session are not answered yet; if there are
+/// any, it is `None` where the embedder takes no second one.
+pub fn send_clips(clips: &[&[u8]], model: &str, ahead: u32) -> Result<Option<AskedClips>, ClipsError> {
+    let (mut different, mut wanted): (Vec<usize>, Vec<usize>) = (Vec::new(), Vec::with_capacity(clips.len()));
     for (index, clip) in clips.iter().enumerate() {
         check_size(clip).map_err(|error| (Some(index), error))?;
-        wanted.push(*places.entry(clip).or_insert_with(|| {
+        // So few that comparing them, which ends at the first difference, takes less than hashing all of each.
+        let known = different.iter().position(|known| clips[*known] == *clip);
+        wanted.push(known.unwrap_or_else(|| {
             different.push(index);
             different.len() - 1
         }));
     }
     if different.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Some(AskedClips { asked: None, different, wanted }));
     }
     let request = different.iter().map(|index| ByteBuf::from(clips[*index])).collect();
     let body = RequestBody::EmbedSpeech { model: model.to_owned(), clips: request, limits: settings::audio_limits() };
-    let embeddings = embed(body, different.len()).map_err(|error| {
-        let item = match &error {
-            EmbedError::Refused(failure) => failure.item.and_then(|item| different.get(item as usize).copied()),
-            _ => None,
-        };
-        (item.or((clips.len() == 1).then_some(0)), error)
-    })?;
-    Ok(wanted.into_iter().map(|place| embeddings[place].clone()).collect())
+    let asked = client::send(body, ahead).map_err(|error| ((clips.len() == 1).then_some(0), error))?;
+    Ok(asked.map(|asked| AskedClips { asked: Some(asked), different, wanted }))
+}
+
+impl AskedClips {
+    /// Waits for the vectors, one for each clip.
+    pub fn vectors(self) -> Result<Vec<OwnedVector>, ClipsError> {
+        let Self { asked, different, wanted } = self;
+        let Some(asked) = asked else { return Ok(Vec::new()) };
+        let embeddings = asked.answer().and_then(|body| read(body, different.len())).map_err(|error| {
+            let item = match &error {
+                EmbedError::Refused(failure) => failure.item.and_then(|item| different.get(item as usize).copied()),
+                _ => None,
+            };
+            (item.or((wanted.len() == 1).then_some(0)), error)
+        })?;
+        Ok(wanted.into_iter().map(|place| embeddings[place].clone()).collect())
+    }
 }
 
 /// By which equal clips are known.
@@ -210,8 +238,12 @@ fn model<'a>(call: &'a Call) -> Result<Cow<'a, str>, SqlError> {
 
 /// Asks for `count` embeddings and checks that this is what came.
 fn embed(body: RequestBody, count: usize) -> Result<Vec<OwnedVector>, EmbedError> {
+    read(client::ask(body)?, count)
+}
+
+fn read(answer: ResponseBody, count: usize) -> Result<Vec<OwnedVector>, EmbedError> {
     let nonsense = |what: String| EmbedError::Mismatch(format!("answered with {what}"));
-    let ResponseBody::Embeddings { tag, dimension, values } = client::ask(body)? else {
+    let ResponseBody::Embeddings { tag, dimension, values } = answer else {
         return Err(nonsense("something other than embeddings".into()));
     };
     let dimension = dimension as usize;

@@ -316,14 +316,14 @@ fn write_rows(target: &Target, batch: &Batch, rows: &[Row<'_>]) -> Result<usize,
             rows.iter().filter(|(_, outcome)| outcome.vector().is_some()).map(|(row, _)| row.0.clone()).collect();
         // Rows that somebody is just changing are left for later.
         let locked = rows::lock(&place, &embedded, &rows::pending(&place))?;
-        for (row, outcome) in rows {
-            let vector = outcome.vector().filter(|_| locked.contains(&row.0));
-            if let Some(vector) = vector
-                && rows::store(&place, &row.0, vector)?
-            {
-                written.push(row.0.clone());
-            }
-        }
+        let ready: Vec<(&Version, &OwnedVector)> = rows
+            .iter()
+            .filter_map(|(row, outcome)| Some((&row.0, outcome.vector()?)))
+            .filter(|(version, _)| locked.contains(version))
+            .collect();
+        let stored = rows::store(&place, &ready)?;
+        let versions = ready.into_iter().map(|(version, _)| version.clone());
+        written.extend(versions.filter(|version| !stored.suppressed.contains(version)));
     }
     failures::forget(target, &batch.place, &written)?;
     let mut settled = written.len();

@@ -211,16 +211,11 @@ fn embed_batch(target: &Target, place: &Place, ours: Oid, batch: &[Waiting]) -> 
     let versions: Vec<Version> = found.iter().map(|(version, _)| version.clone()).collect();
     let condition = format!("t.{} IS NOT NULL", place.audio);
     let locked = as_user(place.owner, || rows::lock(place, &versions, &condition))?;
-    let mut written = Vec::new();
+    let mut ready = Vec::new();
     for ((version, clip), outcome) in found.iter().zip(&outcomes) {
         match outcome {
             Outcome::Embedded(_) if !locked.contains(version) => done.locked += 1,
-            Outcome::Embedded(vector) => {
-                if as_user(place.owner, || rows::store(place, version, vector))? {
-                    written.push(version.clone());
-                    done.embedded += 1;
-                }
-            }
+            Outcome::Embedded(vector) => ready.push((version, vector)),
             Outcome::Refused(reason) => {
                 // Worded for the owner, who reads it.
                 let fault = as_user(place.owner, || Fault::from(SqlError::from(reason)));
@@ -229,6 +224,10 @@ fn embed_batch(target: &Target, place: &Place, ours: Oid, batch: &[Waiting]) -> 
             }
         }
     }
+    let stored = as_user(place.owner, || rows::store(place, &ready))?;
+    let versions = ready.into_iter().map(|(version, _)| version);
+    let written: Vec<Version> = versions.filter(|version| !stored.suppressed.contains(version)).cloned().collect();
+    done.embedded = written.len() as i64;
     as_user(ours, || failures::forget(target, place, &written))?;
     Ok(done)
 }

@@ -4,8 +4,10 @@
 //! Unsafe is allowed here for handing a vector to a statement and for following a row that was updated.
 #![allow(unsafe_code)]
 
+use std::ffi::c_char;
+
 use pgrx::datum::DatumWithOid;
-use pgrx::pg_sys::{self, Oid, TableAmRoutine};
+use pgrx::pg_sys::{self, Datum, ItemPointerData, Oid, TableAmRoutine};
 
 use crate::am::relation::{item_pointer, row_id};
 use crate::datum;
@@ -13,7 +15,7 @@ use crate::embed::BYTES_PER_REQUEST;
 pub use crate::embed::CLIPS_PER_REQUEST;
 use crate::error::SqlError;
 use crate::vector::OwnedVector;
-use crate::writing::spi::{self, EQ, array_literal, column};
+use crate::writing::spi::{self, EQ, Parameter, column};
 use crate::writing::target::{Place, Target};
 
 /// One version of a row.
@@ -56,26 +58,26 @@ pub fn waiting(row: &pgrx::spi::SpiHeapTupleData<'_>) -> pgrx::spi::SpiResult<Wa
 /// Which of these rows wait, as they are now.
 pub fn still_pending(place: &Place, tids: &[&str]) -> Result<Vec<Waiting>, SqlError> {
     let sql = format!(
-        "SELECT {} FROM ONLY {} t WHERE t.ctid {EQ} ANY ($1::pg_catalog.tid[]) AND {}",
+        "SELECT {} FROM ONLY {} t WHERE t.ctid {EQ} ANY ($1) AND {}",
         columns(place),
         place.table,
         pending(place)
     );
-    spi::select(&sql, &[array_literal(tids.iter().copied()).into()], waiting)
+    spi::select(&sql, &[tid_array(tids.iter().copied())], waiting)
 }
 
 /// The clips of these versions, in their order; `None` for those that are no more.
 pub fn clips(place: &Place, versions: &[Version]) -> Result<Vec<Option<Vec<u8>>>, SqlError> {
     let sql = format!(
         "SELECT t.ctid::pg_catalog.text, t.xmin::pg_catalog.text, t.{}::pg_catalog.bytea
-         FROM ONLY {} t WHERE t.ctid {EQ} ANY ($1::pg_catalog.tid[]) AND t.{} IS NOT NULL",
+         FROM ONLY {} t WHERE t.ctid {EQ} ANY ($1) AND t.{} IS NOT NULL",
         place.audio, place.table, place.audio
     );
     let read = |row: &pgrx::spi::SpiHeapTupleData<'_>| -> pgrx::spi::SpiResult<(Version, Vec<u8>)> {
         Ok((Version { tid: column(row, 1)?, xmin: column(row, 2)? }, column(row, 3)?))
     };
-    let tids = array_literal(versions.iter().map(|version| version.tid.as_str()));
-    let mut found: std::collections::HashMap<_, _> = spi::select(&sql, &[tids.into()], read)?.into_iter().collect();
+    let mut found: std::collections::HashMap<_, _> =
+        spi::select(&sql, &[tids_of(versions)], read)?.into_iter().collect();
     Ok(versions.iter().map(|version| found.remove(version)).collect())
 }
 
@@ -83,25 +85,85 @@ pub fn clips(place: &Place, versions: &[Version]) -> Result<Vec<Option<Vec<u8>>>
 pub fn lock(place: &Place, versions: &[Version], condition: &str) -> Result<Vec<Version>, SqlError> {
     let sql = format!(
         "SELECT t.ctid::pg_catalog.text, t.xmin::pg_catalog.text FROM ONLY {} t
-         WHERE t.ctid {EQ} ANY ($1::pg_catalog.tid[]) AND {condition} FOR NO KEY UPDATE SKIP LOCKED",
+         WHERE t.ctid {EQ} ANY ($1) AND {condition} FOR NO KEY UPDATE SKIP LOCKED",
         place.table
     );
-    let tids = array_literal(versions.iter().map(|version| version.tid.as_str()));
-    let locked =
-        spi::write_returning(&sql, &[tids.into()], |row| Ok(Version { tid: column(row, 1)?, xmin: column(row, 2)? }))?;
+    let locked = spi::write_returning(&sql, &[tids_of(versions)], version)?;
     Ok(locked.into_iter().filter(|version| versions.contains(version)).collect())
 }
 
-/// Writes a vector into one version of a row; `false` if it is no more.
-pub fn store(place: &Place, version: &Version, vector: &OwnedVector) -> Result<bool, SqlError> {
+/// Which of these versions are still there.
+fn standing(place: &Place, versions: &[Version]) -> Result<Vec<Version>, SqlError> {
     let sql = format!(
-        "UPDATE ONLY {} AS t SET {} = $1 WHERE t.ctid {EQ} $2::pg_catalog.tid AND t.xmin {EQ} $3::pg_catalog.xid",
+        "SELECT t.ctid::pg_catalog.text, t.xmin::pg_catalog.text FROM ONLY {} t WHERE t.ctid {EQ} ANY ($1)",
+        place.table
+    );
+    let there = spi::select(&sql, &[tids_of(versions)], version)?;
+    Ok(there.into_iter().filter(|version| versions.contains(version)).collect())
+}
+
+fn version(row: &pgrx::spi::SpiHeapTupleData<'_>) -> pgrx::spi::SpiResult<Version> {
+    Ok(Version { tid: column(row, 1)?, xmin: column(row, 2)? })
+}
+
+/// What became of vectors that were to be written.
+#[derive(Debug, Default)]
+pub struct Stored {
+    /// Rows that have theirs.
+    pub written: usize,
+    /// Versions that are there as before, because a trigger or a rule has suppressed their UPDATE. Those that are no more are
+    /// neither written nor here.
+    pub suppressed: Vec<Version>,
+}
+
+/// Writes vectors into versions of rows, in one statement.
+pub fn store(place: &Place, rows: &[(&Version, &OwnedVector)]) -> Result<Stored, SqlError> {
+    if rows.is_empty() {
+        return Ok(Stored::default());
+    }
+    let sql = format!(
+        "UPDATE ONLY {} AS t SET {} = v.style
+         FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3)) AS v (tid, xmin, style)
+         WHERE t.ctid {EQ} v.tid AND t.xmin {EQ} v.xmin",
         place.table, place.style
     );
-    // SAFETY: the value is an esr_vector, and `vector` is the number of that type.
-    let vector = unsafe { DatumWithOid::new(datum::new_vector(vector.as_vector()), place.vector) };
-    let changed = spi::write(&sql, &[vector, version.tid.as_str().into(), version.xmin.as_str().into()])?;
-    Ok(changed == 1)
+    let versions: Vec<Version> = rows.iter().map(|(version, _)| (*version).clone()).collect();
+    let vectors: Vec<_> = rows.iter().map(|(_, vector)| Some(vector.as_vector())).collect();
+    // SAFETY: looks a type up, and the value is an array of that type.
+    let vectors = unsafe {
+        let array = pg_sys::get_array_type(place.vector);
+        DatumWithOid::new(datum::new_vector_array(&vectors, array), array)
+    };
+    let written = spi::write(&sql, &[tids_of(&versions), xids_of(&versions), vectors])?;
+    let suppressed = if written < rows.len() { standing(place, &versions)? } else { Vec::new() };
+    Ok(Stored { written, suppressed })
+}
+
+fn tids_of(versions: &[Version]) -> Parameter<'static> {
+    tid_array(versions.iter().map(|version| version.tid.as_str()))
+}
+
+/// Places as a `tid[]`. As a text it would be read anew for each row that a plan compares with it.
+fn tid_array<'a>(tids: impl Iterator<Item = &'a str>) -> Parameter<'static> {
+    let mut places: Vec<ItemPointerData> = tids.filter_map(parse_tid).map(item_pointer).collect();
+    let elements = places.iter_mut().map(|place| Datum::from(std::ptr::from_mut(place))).collect();
+    array(elements, pg_sys::TIDOID, size_of::<ItemPointerData>(), false, pg_sys::TYPALIGN_SHORT, pg_sys::TIDARRAYOID)
+}
+
+/// Who wrote the versions, as an `xid[]`.
+fn xids_of(versions: &[Version]) -> Parameter<'static> {
+    let number = |version: &Version| Datum::from(version.xmin.parse::<u32>().unwrap_or(0));
+    let elements = versions.iter().map(number).collect();
+    array(elements, pg_sys::XIDOID, size_of::<pg_sys::TransactionId>(), true, pg_sys::TYPALIGN_INT, pg_sys::XIDARRAYOID)
+}
+
+fn array(mut elements: Vec<Datum>, of: Oid, size: usize, by_value: bool, align: u8, array: Oid) -> Parameter<'static> {
+    let (values, count) = (elements.as_mut_ptr(), elements.len() as i32);
+    // SAFETY: PostgreSQL copies the elements, which are of a type of its own whose description the callers above give.
+    unsafe {
+        let made = pg_sys::construct_array(values, count, of, size as i32, by_value, align as c_char);
+        DatumWithOid::new(Datum::from(made), array)
+    }
 }
 
 /// Reads a `tid` as PostgreSQL prints it.
