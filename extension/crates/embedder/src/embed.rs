@@ -11,15 +11,15 @@ use crate::batcher::Origin;
 use crate::connection::{Caller, Shared, Stop};
 use crate::failure::{self, failure, of_item};
 use crate::gate::Gate;
-use crate::inference::{Input, Job, Lane};
+use crate::inference::{Input, Job, Lane, Tower};
 use crate::models::Model;
 use crate::segments;
 use crate::ticket::RowError;
 
 /// Clips of a request that are decoded and queued at a time: bounds memory, and lets other sessions' requests in between.
-const CLIPS_AT_ONCE: usize = 32;
-/// Sound of the same, in seconds.
-const SECONDS_AT_ONCE: f64 = 30.0;
+const CLIPS_AT_ONCE: usize = 256;
+/// Sound of the same, in batches of the device.
+const BATCHES_AT_ONCE: f64 = 2.0;
 /// Texts of a request that are queued at a time.
 const TEXTS_AT_ONCE: usize = 256;
 
@@ -84,7 +84,7 @@ fn embed_segments(
 ) -> Result<ResponseBody, Stop> {
     let spans = segments::windows(clip, window, hop)?;
     let mut windows = Vec::with_capacity(spans.len());
-    let most = ((SECONDS_AT_ONCE / window) as usize).clamp(1, CLIPS_AT_ONCE);
+    let most = ((seconds_at_once(model) / window) as usize).clamp(1, CLIPS_AT_ONCE);
     let seconds = |samples: usize| samples as f64 / f64::from(clip.rate());
     let mut first = 0;
     for spans in spans.chunks(most) {
@@ -136,7 +136,12 @@ fn text_part(texts: &[String], first: usize, model: &Model) -> Result<Part, Fail
     Ok(Part { rows: vec![1; inputs.len()], inputs, first })
 }
 
-/// Decodes the next clips, up to [`CLIPS_AT_ONCE`] and [`SECONDS_AT_ONCE`]; at least one.
+/// Sound that is decoded and queued at a time, in seconds.
+fn seconds_at_once(model: &Model) -> f64 {
+    BATCHES_AT_ONCE * model.budget(Tower::Speech) as f64 / 1e6
+}
+
+/// Decodes the next clips, up to [`CLIPS_AT_ONCE`] and [`seconds_at_once`]; at least one.
 fn speech_part(
     clips: &mut impl Iterator<Item = (usize, ByteBuf)>,
     limits: &AudioLimits,
@@ -145,7 +150,7 @@ fn speech_part(
     decoders: &Gate,
 ) -> Result<Part, Stop> {
     let mut part = Part::default();
-    let mut seconds = 0.0;
+    let (mut seconds, most_seconds) = (0.0, seconds_at_once(model));
     for (item, bytes) in clips {
         caller.check_wanted()?;
         if part.rows.is_empty() {
@@ -155,7 +160,7 @@ fn speech_part(
         let clip = decode(&bytes, limits, model).map_err(|failure| of_item(failure, item))?;
         seconds += clip.seconds();
         part.add(clip, model)?;
-        if part.rows.len() == CLIPS_AT_ONCE || seconds >= SECONDS_AT_ONCE {
+        if part.rows.len() == CLIPS_AT_ONCE || seconds >= most_seconds {
             break;
         }
     }
