@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
-use tch::{Tensor, no_grad};
+use tch::{Device, Tensor, no_grad};
 
 use crate::config::{Config, Tuning};
 use crate::encoders;
@@ -78,6 +78,8 @@ fn compute(config: &Config, encoder: &Encoder<'_>, texts: &[String]) -> Result<K
         }
     };
     let tokenizer = TextTokenizer::read(&weights::resolve(tokenizer), net.positions.min(config.text.max_tokens))?;
+    let device = config.text.tuning.as_ref().map_or(Ok(Device::Cpu), |tuning| tuning.device.device())?;
+    let params: Params = params.into_iter().map(|(name, t)| (name, t.to_device(device))).collect();
     let graph = pooled_graph(net);
     let progress = Progress::start(texts.len() as u64, "texts");
     // Texts of like length share a batch, so that little is padding.
@@ -87,9 +89,10 @@ fn compute(config: &Config, encoder: &Encoder<'_>, texts: &[String]) -> Result<K
     for batch in order.chunks(BATCH) {
         let chosen: Vec<String> = batch.iter().map(|n| texts[*n].clone()).collect();
         let (ids, mask) = tokenizer.encode(&chosen)?;
-        let out = no_grad(|| run(&graph, &params, &[("input_ids", &ids), ("attention_mask", &mask)], false));
+        let inputs = [("input_ids", &ids.to_device(device)), ("attention_mask", &mask.to_device(device))];
+        let pooled = no_grad(|| run(&graph, &params, &inputs, false))["pooled"].to_device(Device::Cpu);
         for (row, n) in batch.iter().enumerate() {
-            rows.insert(texts[*n].clone(), out["pooled"].get(row as i64).copy());
+            rows.insert(texts[*n].clone(), pooled.get(row as i64).copy());
         }
         progress.advance(batch.len() as u64);
     }

@@ -396,6 +396,12 @@ fn blocks_above(name: &str, blocks: usize) -> usize {
 pub fn trained(config: &Config) -> Result<Option<Params>> {
     let Some(state) = Checkpoint::load(&config.data.work, None)? else { return Ok(None) };
     let mut params = state.best();
+    if config.text.tuning.is_some() {
+        // Training leaves a tuned text side as it is, so one that was tuned anew since then takes its place. What the styles
+        // answer with stays: the speech side was drawn there.
+        let kept = |name: &str| name.starts_with("text.head.") && !name.ends_with(".values");
+        params.extend(tune_text::load(config)?.into_iter().filter(|(name, _)| kept(name)));
+    }
     if let Some(settings) = config.training.waveforms.as_ref().filter(|w| w.keep > 0.0) {
         for (name, start) in waveforms::start(config, settings, &config.speech.tower.record_whole(config.dimension))? {
             let trained = params.get_mut(&name).with_context(|| format!("the checkpoint lacks {name}"))?;

@@ -171,6 +171,9 @@ pub struct Tuning {
     pub rate: f64,
     /// Learning rate of the head.
     pub head_rate: f64,
+    /// Where the student and its teacher are computed.
+    #[serde(default)]
+    pub device: Processor,
     /// Dropout inside the encoder.
     #[serde(default)]
     pub dropout: f64,

@@ -184,10 +184,11 @@ impl Waveforms {
 }
 
 /// Where tensors live.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum Processor {
     /// The GPU if there is one.
+    #[default]
     Auto,
     /// The CPU.
     Cpu,
