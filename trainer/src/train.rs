@@ -1,17 +1,21 @@
 //! Trains projections and heads (and, if asked, the last encoder blocks, or the whole encoder from waveforms), in the paper's
 //! stages: classifier first, then the contrastive loss, then the modality discriminator behind gradient reversal.
 
+mod pairs;
+mod prompt_table;
+
 use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 
 use anyhow::{Context, Result, ensure};
-use rand::{Rng, SeedableRng};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use tch::{Device, Kind, Tensor, no_grad};
 
-use crate::baseline::unit;
+use self::pairs::{domain, domains_of, hide, hide_pairs, marks, positives};
+use self::prompt_table::{class_targets, class_texts, draw_prompt, prompt_table};
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::encoders::{self, initialise};
@@ -24,7 +28,6 @@ use crate::prompts::{Prompts, Side};
 use crate::retrieval::{Quality, judge};
 use crate::sampling::{Sampler, weights};
 use crate::speech_batches::{Speech, Validation, indices};
-use crate::store::Entry;
 use crate::text_features::text_features;
 use crate::torch::{Params, run};
 use crate::{tune_text, warm_start, waveforms};
@@ -40,16 +43,6 @@ struct Metrics {
     /// Mean average precision on the speakers kept for choosing settings, over corpora and styles; every fifth epoch.
     #[serde(skip_serializing_if = "Option::is_none")]
     validation: Option<f64>,
-}
-
-/// Training prompts with their features and the classes they describe.
-struct PromptTable {
-    /// Pooled text features `[prompts, width]`.
-    features: Tensor,
-    /// Styles a prompt describes, as bits of a class's style set.
-    styles: Vec<BTreeSet<String>>,
-    /// Prompts of each class (one style or a combination).
-    of_class: BTreeMap<String, Vec<usize>>,
 }
 
 /// Trains to the last epoch (or stops after `until` epochs), continuing from the latest checkpoint unless `restart`.
@@ -70,6 +63,8 @@ pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()>
     let text_graph = config.text.tower.record_head(config.dimension);
     let (class_graph, judge_graph) =
         (head_graph("classifier", config.dimension, styles.len()), head_graph("discriminator", config.dimension, 2));
+    let (speaker_of, speakers) = numbered(entries.iter().map(|e| (&e.corpus, &e.speaker)));
+    let speaker_graph = (t.speaker_adversary > 0.0).then(|| head_graph("speakers", config.dimension, speakers));
     let written = serde_json::to_string(config)?;
     let known = if restart { None } else { Checkpoint::load(&config.data.work, Some(&written))? };
     let fresh = known.is_none();
@@ -89,7 +84,7 @@ pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()>
             if let (Speech::Waveforms { graph, .. }, Some(settings)) = (&speech, &t.waveforms) {
                 params.extend(waveforms::start(config, settings, graph)?);
             }
-            for graph in [speech.graph(), &text_graph, &class_graph, &judge_graph] {
+            for graph in [speech.graph(), &text_graph, &class_graph, &judge_graph].into_iter().chain(&speaker_graph) {
                 initialise(graph, &mut params);
             }
             if t.sigmoid {
@@ -213,6 +208,12 @@ pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()>
                 let term = modality(&judged(&embedding), &judged(&text));
                 add("discriminator", term, t.discriminator);
             }
+            if let Some(graph) = &speaker_graph {
+                let logits = run(graph, &state.params, &[("x", &reverse_gradient(&embedding, 1.0))], true);
+                let own: Vec<i64> = rows.iter().map(|row| speaker_of[*row]).collect();
+                let term = logits["logits"].cross_entropy_for_logits(&Tensor::from_slice(&own).to_device(device));
+                add("speaker", term, t.speaker_adversary);
+            }
             ensure!(
                 loss.requires_grad(),
                 "no loss is on in epoch {epoch}: give training.classifier, alignment or contrastive a weight"
@@ -249,60 +250,6 @@ pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()>
     Ok(())
 }
 
-fn prompt_table(config: &Config, prompts: &Prompts, entries: &[Entry]) -> Result<PromptTable> {
-    let mut classes: BTreeSet<Vec<String>> = entries.iter().map(|e| e.styles.clone()).collect();
-    classes.extend(entries.iter().flat_map(|e| e.styles.iter().map(|s| vec![s.clone()])));
-    let (mut texts, mut styles, mut of_class) = (vec![], vec![], BTreeMap::new());
-    for class in classes {
-        let single = config.training.single_prompt;
-        let own = if single { vec![prompts.plain(&class)] } else { prompts.of_class(&class, Side::Train) };
-        of_class.insert(class.join(" + "), (texts.len()..texts.len() + own.len()).collect());
-        styles.extend(own.iter().map(|_| class.iter().cloned().collect::<BTreeSet<_>>()));
-        texts.extend(own);
-    }
-    Ok(PromptTable { features: text_features(config, &texts)?, styles, of_class })
-}
-
-/// A prompt for a clip: about all its styles at once, or about one of them.
-fn draw_prompt(entry: &Entry, table: &PromptTable, pairs: f64, random: &mut ChaCha8Rng) -> usize {
-    let both = entry.styles.len() > 1 && random.random::<f64>() < pairs;
-    let class = if both { entry.class() } else { entry.styles[random.random_range(0..entry.styles.len())].clone() };
-    let own = &table.of_class[&class];
-    own[random.random_range(0..own.len())]
-}
-
-/// `[batch, classes]`: one where a clip has a style.
-fn marks<'a>(entries: impl Iterator<Item = &'a Entry>, styles: &[String]) -> Tensor {
-    let flat: Vec<f32> =
-        entries.flat_map(|e| styles.iter().map(|s| f32::from(u8::from(e.styles.contains(s))))).collect();
-    Tensor::from_slice(&flat).view([-1, styles.len() as i64])
-}
-
-/// `[batch, batch]`: one where a prompt describes a clip, that is, names only styles the clip has.
-fn positives<'a>(
-    entries: impl Iterator<Item = &'a Entry>,
-    prompts: impl Iterator<Item = &'a BTreeSet<String>> + Clone,
-) -> Tensor {
-    let describes = |e: &Entry, p: &BTreeSet<String>| p.iter().all(|s| e.styles.contains(s));
-    let n = prompts.clone().count() as i64;
-    let flat: Vec<f32> =
-        entries.flat_map(|e| prompts.clone().map(move |p| f32::from(u8::from(describes(e, p))))).collect();
-    Tensor::from_slice(&flat).view([-1, n])
-}
-
-/// Unit text embeddings of the styles: the projection of the mean features of each style's prompts.
-fn class_texts(table: &PromptTable, styles: &[String], graph: &Graph, params: &Params) -> Tensor {
-    let mean = |s: &String| {
-        table.features.index_select(0, &indices(&table.of_class[s]).to_device(table.features.device())).mean_dim(
-            [0i64].as_slice(),
-            false,
-            Kind::Float,
-        )
-    };
-    let features = Tensor::stack(&styles.iter().map(mean).collect::<Vec<_>>(), 0);
-    run(graph, params, &[("pooled", &features)], true)["embedding"].shallow_clone()
-}
-
 /// Sets the standardisation of both projections from the training features, where the config asks for it.
 fn standardise(params: &mut Params, speech: &Speech, text: &Tensor) {
     let mut set = |path: &str, features: &Tensor| {
@@ -318,53 +265,16 @@ fn standardise(params: &mut Params, speech: &Speech, text: &Tensor) {
     set("text.head", text);
 }
 
-/// The group of corpora that a corpus belongs to.
-fn domain(config: &Config, corpus: &str) -> usize {
-    config.training.domains.iter().position(|d| d.iter().any(|c| c == corpus)).unwrap_or(usize::MAX)
-}
-
-/// The groups in which a style occurs.
-fn domains_of(config: &Config, entries: &[Entry], style: &str) -> Vec<usize> {
-    let found: BTreeSet<usize> =
-        entries.iter().filter(|e| e.styles.iter().any(|s| s == style)).map(|e| domain(config, &e.corpus)).collect();
-    found.into_iter().collect()
-}
-
-/// `[batch, classes]`: very low where a class does not occur in a clip's group.
-fn hide(clips: &[usize], classes: &[Vec<usize>]) -> Tensor {
-    let flat: Vec<f32> =
-        clips.iter().flat_map(|d| classes.iter().map(move |c| if c.contains(d) { 0.0 } else { -1e4 })).collect();
-    Tensor::from_slice(&flat).view([clips.len() as i64, classes.len() as i64])
-}
-
-/// `[batch, batch]`: very low where two clips are of different groups.
-fn hide_pairs(clips: &[usize]) -> Tensor {
-    let flat: Vec<f32> =
-        clips.iter().flat_map(|a| clips.iter().map(move |b| if a == b { 0.0 } else { -1e4 })).collect();
-    Tensor::from_slice(&flat).view([clips.len() as i64, clips.len() as i64])
-}
-
-/// The unit mean text embedding of each entry's class, `known` from earlier or computed; no gradient flows into the text
-/// side.
-fn class_targets<'a>(
-    entries: impl Iterator<Item = &'a Entry>,
-    table: &PromptTable,
-    graph: &Graph,
-    params: &Params,
-    known: &mut BTreeMap<String, Tensor>,
-) -> Tensor {
-    let rows: Vec<Tensor> = entries
-        .map(|e| {
-            let target = known.entry(e.class()).or_insert_with(|| {
-                let rows = indices(&table.of_class[&e.class()]).to_device(table.features.device());
-                let pooled = table.features.index_select(0, &rows);
-                let texts = no_grad(|| run(graph, params, &[("pooled", &pooled)], false)["embedding"].shallow_clone());
-                unit(&texts.mean_dim([0i64].as_slice(), true, Kind::Float)).squeeze_dim(0)
-            });
-            target.shallow_clone()
+/// A number for each of the things, equal ones having the same, and how many there are.
+fn numbered<T: Ord>(things: impl Iterator<Item = T>) -> (Vec<i64>, usize) {
+    let mut known = BTreeMap::new();
+    let numbers = things
+        .map(|thing| {
+            let next = known.len() as i64;
+            *known.entry(thing).or_insert(next)
         })
         .collect();
-    Tensor::stack(&rows, 0)
+    (numbers, known.len())
 }
 
 fn head_graph(path: &str, dimension: usize, classes: usize) -> Graph {
@@ -380,7 +290,7 @@ fn rate(config: &Config, name: &str) -> f64 {
             let decay: f64 = t.waveforms.as_ref().map_or(1.0, |w| w.layer_decay);
             t.encoder_rate * decay.powi(blocks_above(name, config.speech.tower.last()) as i32)
         }
-        _ if name.starts_with("discriminator") => t.discriminator_rate,
+        _ if name.starts_with("discriminator") || name.starts_with("speakers") => t.discriminator_rate,
         _ => t.rate,
     }
 }
@@ -467,4 +377,14 @@ fn validate(config: &Config, prompts: &Prompts, data: &Option<Validation>, state
         }
     }
     Ok((!all.is_empty()).then(|| Quality::mean(&all).precision))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_things_share_a_number() {
+        assert_eq!(numbered(["b", "a", "b", "c"].iter()), (vec![0, 1, 0, 2], 3));
+    }
 }

@@ -39,6 +39,9 @@ pub struct Training {
     pub classifier: f64,
     /// Weight of the discriminator behind gradient reversal.
     pub discriminator: f64,
+    /// Weight of a classifier of speakers behind gradient reversal, so that clips are placed alike whoever speaks.
+    #[serde(skip_serializing_if = "is_none")]
+    pub speaker_adversary: f64,
     /// Classify by cosine to the mean text embedding of each class instead of a separate head.
     pub tied_classifier: bool,
     /// All batch mates that a prompt describes are positives.
@@ -105,6 +108,7 @@ impl Default for Training {
             contrastive: 1.0,
             classifier: 0.5,
             discriminator: 0.1,
+            speaker_adversary: 0.0,
             tied_classifier: false,
             multi_positive: false,
             sigmoid: false,
@@ -208,6 +212,10 @@ impl Processor {
         );
         Ok(if self == Self::Cpu { Device::Cpu } else { Device::cuda_if_available() })
     }
+}
+
+fn is_none(weight: &f64) -> bool {
+    *weight == 0.0
 }
 
 fn is_zero(value: &u64) -> bool {

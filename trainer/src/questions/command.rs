@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{languages, negatives, parts, pool_size, prompts, short_speech, transfer, unseen_styles};
+use super::{hubs, languages, negatives, parts, pool_size, prompts, short_speech, transfer, unseen_styles};
 use crate::report::Answer;
 
 /// Which question.
@@ -22,6 +22,8 @@ pub enum Question {
     Transfer(transfer::Arguments),
     /// Number and kind of the clips of other styles.
     Negatives(negatives::Arguments),
+    /// Clips that are near to every description: what taking that back is worth.
+    Hubs(hubs::Arguments),
     /// The paper's losses with a part left out or put in, over several seeds (trains heads anew).
     Parts(parts::Arguments),
 }
@@ -39,6 +41,7 @@ pub fn run(question: &Question) -> Result<Answer> {
         Question::Prompts(a) => (prompts::run(a)?, &a.subject.output),
         Question::Transfer(a) => (transfer::run(a)?, &a.output),
         Question::Negatives(a) => (negatives::run(a)?, &a.subject.output),
+        Question::Hubs(a) => (hubs::run(a)?, &a.subject.output),
         Question::Parts(a) => (parts::run(a)?, &a.output),
     };
     print!("{}", answer.markdown());

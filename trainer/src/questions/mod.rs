@@ -1,7 +1,8 @@
 //! The paper's open questions, each a function from a model to tables and figures: styles that were never trained, larger
-//! pools, other languages, short speech, other wordings, other corpora, harder negatives, and what each part of the recipe is worth.
+//! pools, other languages, short speech, other wordings, other corpora, harder negatives, clips that are near to everything, and what each part of the recipe is worth.
 
 pub mod command;
+pub mod hubs;
 pub mod languages;
 pub mod negatives;
 pub mod parts;

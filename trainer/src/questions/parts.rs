@@ -52,7 +52,7 @@ struct Variant {
 }
 
 /// The recipe itself comes first; what follows up to [`CLAIMS`] is what the paper's Table III leaves out.
-const VARIANTS: [Variant; 16] = [
+const VARIANTS: [Variant; 18] = [
     Variant { name: "the paper's recipe", label: "recipe", change: |_| {} },
     Variant { name: "without adversary", label: "- adversary", change: |c| c.training.discriminator = 0.0 },
     Variant { name: "without prompt augmentation", label: "- prompts", change: |c| c.training.single_prompt = true },
@@ -78,6 +78,12 @@ const VARIANTS: [Variant; 16] = [
     },
     Variant { name: "with deviations beside means", label: "deviations", change: |c| c.speech.tower.deviation = true },
     Variant { name: "with layers 1 to 3", label: "layers", change: |c| c.speech.tower.layers = vec![1, 2, 3] },
+    Variant { name: "with speaker adversary", label: "speakers", change: |c| c.training.speaker_adversary = 0.1 },
+    Variant {
+        name: "with speaker adversary at 1",
+        label: "speakers 1",
+        change: |c| c.training.speaker_adversary = 1.0,
+    },
     Variant { name: "with noise of recordings", label: "noise", change: |c| c.training.channel_noise = 3.25 },
     Variant { name: "with averaged weights", label: "average", change: |c| c.training.average = 0.99 },
     Variant { name: "drawn to the class by cosine alone", label: "cosine", change: drawn },
