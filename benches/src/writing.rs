@@ -17,6 +17,8 @@ use crate::latency::sound;
 enum Way {
     /// `esr_embed_speech` of arrays, nothing stored.
     Arrays,
+    /// COPY into a table without a trigger: what storing the clips takes, whoever embeds them.
+    Bare,
     /// COPY, mode `sync`.
     Copy,
     /// COPY, mode `queue`.
@@ -37,8 +39,11 @@ pub struct WritingArguments {
     /// Connections that insert row by row.
     #[arg(long, default_value_t = 32)]
     connections: usize,
+    /// Threads of one inference, in the server and in the program without one; by default one for each processor.
+    #[arg(long)]
+    threads: Option<usize>,
     /// Which ways.
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "arrays,copy,queue,rows")]
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "arrays,bare,copy,queue,rows")]
     ways: Vec<Way>,
     /// Also let a client of this Python interpreter embed with onnxruntime and write into pgvector (`benches/python_client.py`
     /// says what it needs).
@@ -58,7 +63,9 @@ pub struct WritingArguments {
 
 /// Measures on a private cluster; prints a table, then the same as one JSON object.
 pub fn run(arguments: &WritingArguments) -> Result<()> {
+    let threads = arguments.threads.unwrap_or_else(crate::measure::processors);
     let mut options = Options::default().set("autovacuum", "off").set("max_connections", arguments.connections + 20);
+    options = options.set("esr.embedder_threads", threads);
     options.settings.extend(arguments.settings.iter().cloned());
     let cluster = Cluster::start(options)?;
     let mut session = cluster.connect()?;
@@ -73,14 +80,9 @@ pub fn run(arguments: &WritingArguments) -> Result<()> {
         (0..arguments.clips).map(|i| sound(90.0 + 0.5 * i as f32, arguments.seconds)).collect::<Result<_>>()?;
     session.query_one("SELECT esr_embed_speech($1::bytea) IS NOT NULL", &[&clips[0]])?;
 
-    let bench = embedder_bench(arguments)?;
-    println!("{} clips of {} s; clips/s, and against esr-embedder bench:", arguments.clips, arguments.seconds);
-    println!("  {:44}{bench:8.1}", "esr-embedder bench, no server");
-    let mut rates = serde_json::Map::from_iter([("bench".to_owned(), json!(bench))]);
-    let mut say = |name: &str, key: &str, rate: f64| {
-        println!("  {name:44}{rate:8.1} {:6.0} %", 100.0 * rate / bench);
-        rates.insert(key.to_owned(), json!(rate));
-    };
+    let before = embedder_bench(arguments, threads)?;
+    let mut rates: Vec<(String, &str, f64)> = Vec::new();
+    let mut say = |name: &str, key: &'static str, rate: f64| rates.push((name.to_owned(), key, rate));
     let rate = |time: Duration| arguments.clips as f64 / time.as_secs_f64();
     for way in &arguments.ways {
         match way {
@@ -91,6 +93,10 @@ pub fn run(arguments: &WritingArguments) -> Result<()> {
                     "SELECT count(esr_embed_speech(a)) FROM (SELECT array_agg(audio) a FROM bare GROUP BY id / 32) b";
                 let took = time(|| Ok(session.batch_execute(ask)?))?;
                 say("esr_embed_speech of arrays, nothing stored", "arrays", rate(took));
+            }
+            Way::Bare => {
+                session.batch_execute("CREATE TABLE IF NOT EXISTS plain (id int, audio bytea, style esr_vector)")?;
+                say("COPY, no trigger", "copy_bare", rate(time(|| copy(&mut session, "plain", &clips))?));
             }
             Way::Copy => say("COPY, mode sync", "copy_sync", rate(time(|| copy(&mut session, "sync", &clips))?)),
             Way::Queue => {
@@ -109,22 +115,31 @@ pub fn run(arguments: &WritingArguments) -> Result<()> {
         }
     }
     if let Some(python) = &arguments.python {
-        let rate = python_client(python, &cluster, arguments, &clips)?;
+        let rate = python_client(python, &cluster, arguments, threads, &clips)?;
         say("Python, onnxruntime and COPY into pgvector", "python", rate);
     }
+    // A machine's speed changes over minutes, so what the others are compared with is measured on both sides of them.
+    let bench = (before + embedder_bench(arguments, threads)?) / 2.0;
+    let (count, seconds) = (arguments.clips, arguments.seconds);
+    println!("{count} clips of {seconds} s, {threads} thread(s); clips/s, and against esr-embedder bench:");
+    println!("  {:44}{bench:8.1}", "esr-embedder bench, no server");
+    for (name, _, rate) in &rates {
+        println!("  {name:44}{rate:8.1} {:6.0} %", 100.0 * rate / bench);
+    }
+    let mut by_key = serde_json::Map::from_iter([("bench".to_owned(), json!(bench))]);
+    by_key.extend(rates.into_iter().map(|(_, key, rate)| (key.to_owned(), json!(rate))));
     println!(
         "{}",
         json!({
-            "clips": arguments.clips, "seconds": arguments.seconds, "connections": arguments.connections,
-            "clips_per_s": rates, "processors": crate::measure::processors(),
+            "clips": count, "seconds": seconds, "connections": arguments.connections, "threads": threads,
+            "clips_per_s": by_key, "processors": crate::measure::processors(),
         })
     );
     Ok(())
 }
 
 /// Clips a second of the embedder alone, with as many threads as it has in the server.
-fn embedder_bench(arguments: &WritingArguments) -> Result<f64> {
-    let threads = crate::measure::processors();
+fn embedder_bench(arguments: &WritingArguments, threads: usize) -> Result<f64> {
     let mut command = Command::new(&arguments.embedder);
     command.arg("bench").arg(&arguments.bundle).args(["--json", "--threads", &threads.to_string()]);
     command.args(["--clip-seconds", &arguments.seconds.to_string()]);
@@ -140,7 +155,13 @@ fn embedder_bench(arguments: &WritingArguments) -> Result<f64> {
 }
 
 /// Clips a second of a client that embeds by itself.
-fn python_client(python: &Path, cluster: &Cluster, arguments: &WritingArguments, clips: &[Vec<u8>]) -> Result<f64> {
+fn python_client(
+    python: &Path,
+    cluster: &Cluster,
+    arguments: &WritingArguments,
+    threads: usize,
+    clips: &[Vec<u8>],
+) -> Result<f64> {
     let folder = cluster.folder().join("clips");
     std::fs::create_dir_all(&folder)?;
     for (id, clip) in clips.iter().enumerate() {
@@ -149,7 +170,7 @@ fn python_client(python: &Path, cluster: &Cluster, arguments: &WritingArguments,
     let server = format!("host={} user=postgres dbname=postgres", cluster.socket_folder().display());
     let mut command = Command::new(python);
     command.args(["benches/python_client.py", "--server", &server]).arg("--clips").arg(&folder);
-    command.arg("--bundle").arg(&arguments.bundle).args(["--threads", &crate::measure::processors().to_string()]);
+    command.arg("--bundle").arg(&arguments.bundle).args(["--threads", &threads.to_string()]);
     number(&mut command, "clips_per_s")
 }
 
