@@ -152,8 +152,8 @@ pub fn tune_text(config: &Config, from: Option<&Path>) -> Result<()> {
     };
     params.insert("text.head.values".into(), keys.shallow_clone());
     let rate = |name: &str| match name {
-        // The token table stays as published: rare words keep the place that training on much text gave them.
-        _ if name.contains(".embeddings.") => 0.0,
+        // Where it stays as published, rare words keep the place that training on much text gave them.
+        _ if name.contains(".embeddings.") => tuning.table_rate,
         _ if name.contains(".encoder.") => tuning.rate,
         _ if name.ends_with(".keys") || name.ends_with(".values") => 0.0,
         _ => tuning.head_rate,

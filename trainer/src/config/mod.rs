@@ -160,6 +160,10 @@ pub struct Tuning {
     /// How many of its sentences, mostly near the styles.
     #[serde(default)]
     pub sentence_count: usize,
+    /// Whether running text among them may hold words that, in the prompt file, only held-out phrases have, as the text that
+    /// published encoders were trained on does. Phrases about a voice with such a word are never read.
+    #[serde(default)]
+    pub running_text: bool,
     /// Steps.
     pub steps: usize,
     /// Steps when a bundle's tower is tuned further.
@@ -171,6 +175,9 @@ pub struct Tuning {
     pub rate: f64,
     /// Learning rate of the head.
     pub head_rate: f64,
+    /// Learning rate of the token table and of what else the encoder looks up; 0 leaves them as published.
+    #[serde(default)]
+    pub table_rate: f64,
     /// Where the student and its teacher are computed.
     #[serde(default)]
     pub device: Processor,

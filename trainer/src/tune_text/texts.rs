@@ -29,7 +29,7 @@ pub(super) fn words(
 }
 
 /// Sentences of the config's file that lie near the styles, and some that do not; none with a word that only held-out
-/// phrases have.
+/// phrases have, unless `running_text` allows it and the sentence is no phrase about a voice.
 pub(super) fn sentences(
     config: &Config,
     count: usize,
@@ -37,17 +37,26 @@ pub(super) fn sentences(
     taught: &[String],
     random: &mut ChaCha8Rng,
 ) -> Result<Vec<String>> {
-    let file = config.text.tuning.as_ref().and_then(|t| t.sentences.as_ref()).map(|f| weights::resolve(f));
-    let Some(file) = file else { return Ok(vec![]) };
+    let Some(tuning) = &config.text.tuning else { return Ok(vec![]) };
+    let Some(file) = tuning.sentences.as_ref().map(|file| weights::resolve(file)) else { return Ok(vec![]) };
     let text = std::fs::read_to_string(&file).with_context(|| {
         format!("cannot read the sentences in {}; scripts/fetch-weights.sh makes it", file.display())
     })?;
     let trained = prompts.words(Side::Train);
     let only_heldout: BTreeSet<String> = prompts.words(Side::Heldout).difference(&trained).cloned().collect();
-    let shares_none =
-        |s: &str| s.split(|c: char| !c.is_alphanumeric()).all(|w| !only_heldout.contains(w.to_lowercase().as_str()));
-    let all = text.lines().map(str::trim).filter(|s| !s.is_empty() && shares_none(s)).map(String::from).collect();
+    let allowed = |s: &str| (tuning.running_text && !about_a_voice(s)) || shares_none(s, &only_heldout);
+    let all = text.lines().map(str::trim).filter(|s| !s.is_empty() && allowed(s)).map(String::from).collect();
     nearest(config, all, taught, count, random)
+}
+
+fn shares_none(sentence: &str, words: &BTreeSet<String>) -> bool {
+    sentence.split(|c: char| !c.is_alphanumeric()).all(|word| !words.contains(word.to_lowercase().as_str()))
+}
+
+/// Whether a sentence has the form that scripts/wordnet_sentences.py puts single words into, which is that of our prompts.
+fn about_a_voice(sentence: &str) -> bool {
+    let phrase = sentence.ends_with(" voice") && (sentence.starts_with("a ") || sentence.starts_with("an "));
+    phrase || sentence.starts_with("someone ") || sentence.starts_with("a voice full of ")
 }
 
 /// Three quarters of `count` from the candidates nearest to the `taught` texts as the published encoder sees them, the
@@ -83,4 +92,23 @@ fn nearest(
     order.extend(rest.into_iter().take(count - near));
     order.sort_unstable();
     Ok(order.into_iter().map(|n| candidates[n].clone()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_held_out_word_is_known_in_any_dress_and_phrases_from_running_text() {
+        let words = BTreeSet::from(["irate".to_string()]);
+        for (sentence, free, phrase) in [
+            ("an irate voice", false, true),
+            ("a voice full of ire", true, true),
+            ("someone speaking Irate-ly", true, true),
+            ("an Irate customer rang", false, false),
+            ("the pirate rang", true, false),
+        ] {
+            assert_eq!((shares_none(sentence, &words), about_a_voice(sentence)), (free, phrase), "{sentence}");
+        }
+    }
 }
