@@ -74,6 +74,9 @@ pub fn run(arguments: &WritingArguments) -> Result<()> {
          CREATE TABLE sync (id int, audio bytea, style esr_vector);
          CREATE TABLE queue (id int, audio bytea, style esr_vector);
          CREATE TABLE bare (id int, audio bytea);
+         ALTER TABLE sync ALTER audio SET STORAGE EXTERNAL;
+         ALTER TABLE queue ALTER audio SET STORAGE EXTERNAL;
+         ALTER TABLE bare ALTER audio SET STORAGE EXTERNAL;
          SELECT esr_attach('sync', 'audio', 'style', 'sync'), esr_attach('queue', 'audio', 'style', 'queue');",
     )?;
     let clips: Vec<Vec<u8>> =
@@ -95,7 +98,10 @@ pub fn run(arguments: &WritingArguments) -> Result<()> {
                 say("esr_embed_speech of arrays, nothing stored", "arrays", rate(took));
             }
             Way::Bare => {
-                session.batch_execute("CREATE TABLE IF NOT EXISTS plain (id int, audio bytea, style esr_vector)")?;
+                session.batch_execute(
+                    "CREATE TABLE IF NOT EXISTS plain (id int, audio bytea, style esr_vector);
+                     ALTER TABLE plain ALTER audio SET STORAGE EXTERNAL",
+                )?;
                 say("COPY, no trigger", "copy_bare", rate(time(|| copy(&mut session, "plain", &clips))?));
             }
             Way::Copy => say("COPY, mode sync", "copy_sync", rate(time(|| copy(&mut session, "sync", &clips))?)),

@@ -30,6 +30,9 @@ CREATE TABLE IF NOT EXISTS clips (
     UNIQUE (dataset_id, path)
 );
 
+-- Sound does not get smaller by PostgreSQL's compression, and trying takes most of the time of a COPY.
+ALTER TABLE clips ALTER audio SET STORAGE EXTERNAL;
+
 -- From here on every INSERT, and every UPDATE of audio, embeds the clip.
 SELECT esr_attach('clips', 'audio', 'style', mode => 'sync')
 WHERE NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = 'clips'::regclass AND tgname LIKE 'esr%');
