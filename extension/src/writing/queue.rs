@@ -309,8 +309,7 @@ type Row<'a> = (&'a (Version, Vec<u8>), &'a Outcome);
 fn write_rows(target: &Target, batch: &Batch, rows: &[Row<'_>]) -> Result<usize, SqlError> {
     // The table may have been renamed since.
     let Some(place) = target.find()? else { return Ok(0) };
-    let mut written = Vec::new();
-    {
+    let written = {
         let _owner = AsUser::new(place.owner);
         let embedded: Vec<Version> =
             rows.iter().filter(|(_, outcome)| outcome.vector().is_some()).map(|(row, _)| row.0.clone()).collect();
@@ -321,10 +320,8 @@ fn write_rows(target: &Target, batch: &Batch, rows: &[Row<'_>]) -> Result<usize,
             .filter_map(|(row, outcome)| Some((&row.0, outcome.vector()?)))
             .filter(|(version, _)| locked.contains(version))
             .collect();
-        let stored = rows::store(&place, &ready)?;
-        let versions = ready.into_iter().map(|(version, _)| version.clone());
-        written.extend(versions.filter(|version| !stored.suppressed.contains(version)));
-    }
+        rows::store_locked(&place, &ready)?
+    };
     failures::forget(target, &batch.place, &written)?;
     let mut settled = written.len();
     for ((version, clip), outcome) in rows {

@@ -224,9 +224,7 @@ fn embed_batch(target: &Target, place: &Place, ours: Oid, batch: &[Waiting]) -> 
             }
         }
     }
-    let stored = as_user(place.owner, || rows::store(place, &ready))?;
-    let versions = ready.into_iter().map(|(version, _)| version);
-    let written: Vec<Version> = versions.filter(|version| !stored.suppressed.contains(version)).cloned().collect();
+    let written = as_user(place.owner, || rows::store_locked(place, &ready))?;
     done.embedded = written.len() as i64;
     as_user(ours, || failures::forget(target, place, &written))?;
     Ok(done)

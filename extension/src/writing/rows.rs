@@ -52,7 +52,7 @@ pub fn columns(place: &Place) -> String {
 
 /// Reads [`columns`].
 pub fn waiting(row: &pgrx::spi::SpiHeapTupleData<'_>) -> pgrx::spi::SpiResult<Waiting> {
-    Ok(Waiting { version: Version { tid: column(row, 1)?, xmin: column(row, 2)? }, bytes: column(row, 3)? })
+    Ok(Waiting { version: version(row)?, bytes: column(row, 3)? })
 }
 
 /// Which of these rows wait, as they are now.
@@ -74,7 +74,7 @@ pub fn clips(place: &Place, versions: &[Version]) -> Result<Vec<Option<Vec<u8>>>
         place.audio, place.table, place.audio
     );
     let read = |row: &pgrx::spi::SpiHeapTupleData<'_>| -> pgrx::spi::SpiResult<(Version, Vec<u8>)> {
-        Ok((Version { tid: column(row, 1)?, xmin: column(row, 2)? }, column(row, 3)?))
+        Ok((version(row)?, column(row, 3)?))
     };
     let mut found: std::collections::HashMap<_, _> =
         spi::select(&sql, &[tids_of(versions)], read)?.into_iter().collect();
@@ -137,6 +137,13 @@ pub fn store(place: &Place, rows: &[(&Version, &OwnedVector)]) -> Result<Stored,
     let written = spi::write(&sql, &[tids_of(&versions), xids_of(&versions), vectors])?;
     let suppressed = if written < rows.len() { standing(place, &versions)? } else { Vec::new() };
     Ok(Stored { written, suppressed })
+}
+
+/// As [`store`], for versions that are locked and so cannot be gone; says which have their vectors.
+pub fn store_locked(place: &Place, rows: &[(&Version, &OwnedVector)]) -> Result<Vec<Version>, SqlError> {
+    let stored = store(place, rows)?;
+    let versions = rows.iter().map(|(version, _)| *version);
+    Ok(versions.filter(|version| !stored.suppressed.contains(version)).cloned().collect())
 }
 
 fn tids_of(versions: &[Version]) -> Parameter<'static> {

@@ -64,7 +64,7 @@ pub struct Data {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub without: Vec<String>,
     /// Train on all speakers of `train` but those for choosing settings: for tests on other corpora only.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "training::is_default")]
     pub all_speakers: bool,
     /// Folder of speaker splits.
     pub splits: PathBuf,
@@ -354,10 +354,6 @@ fn replace(table: &mut toml::Table, setting: &str) -> Result<()> {
     }
     place.insert(last.into(), parsed.unwrap_or_else(|| value.into()));
     Ok(())
-}
-
-fn is_false(value: &bool) -> bool {
-    !value
 }
 
 fn first_version() -> String {

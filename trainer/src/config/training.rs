@@ -40,7 +40,7 @@ pub struct Training {
     /// Weight of the discriminator behind gradient reversal.
     pub discriminator: f64,
     /// Weight of a classifier of speakers behind gradient reversal, so that clips are placed alike whoever speaks.
-    #[serde(skip_serializing_if = "is_none")]
+    #[serde(skip_serializing_if = "is_default")]
     pub speaker_adversary: f64,
     /// Classify by cosine to the mean text embedding of each class instead of a separate head.
     pub tied_classifier: bool,
@@ -80,7 +80,7 @@ pub struct Training {
     /// The same for all sounds made from nothing.
     pub sound_weight: f64,
     /// Added to the seed in training only, so that several runs share one feature cache.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_default")]
     pub reseed: u64,
     /// Train the last blocks of the speech encoder, from this layer on, over cached frames; 0 trains heads only.
     pub unfreeze_from: usize,
@@ -214,10 +214,7 @@ impl Processor {
     }
 }
 
-fn is_none(weight: &f64) -> bool {
-    *weight == 0.0
-}
-
-fn is_zero(value: &u64) -> bool {
-    *value == 0
+/// Whether a setting has its type's own default: 0, off.
+pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }

@@ -88,8 +88,8 @@ fn row(corpus: String, remedy: &str, quality: &Quality) -> Vec<Cell> {
 }
 
 fn judged(pool: &Pool, asked: &[Asked], described: &[Asked], remedy: Remedy) -> Result<Quality> {
-    let own =
-        if let Remedy::Centred(share) = remedy { centred(&pool.rows, share)? } else { pool.rows.pick(&all_of(pool)) };
+    let moved = if let Remedy::Centred(share) = remedy { Some(centred(&pool.rows, share)?) } else { None };
+    let own = moved.as_ref().unwrap_or(&pool.rows);
     // `[descriptions][clips]`
     let likeness: Vec<Vec<f32>> = described.iter().map(|d| own.scores(d.queries.row(0))).collect();
     let common = common(&likeness, remedy, own.len());
@@ -103,10 +103,6 @@ fn judged(pool: &Pool, asked: &[Asked], described: &[Asked], remedy: Remedy) -> 
         Quality::mean(&each.collect::<Vec<_>>())
     };
     Ok(Quality::mean(&asked.iter().map(of_style).collect::<Vec<_>>()))
-}
-
-fn all_of(pool: &Pool) -> Vec<usize> {
-    (0..pool.clips.len()).collect()
 }
 
 /// What is taken off each clip's score. For the inverted softmax it is in units of the score: its logarithm, divided by the
