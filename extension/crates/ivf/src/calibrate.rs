@@ -1,9 +1,9 @@
 //! Finds out how far the expectation of missing rows can be trusted, for each recall that may be asked for.
 //!
-//! Queries like the rows (rows themselves) and queries that lie beside them (a centroid and a row, mixed, with noise in all
-//! directions, as descriptions in words are to speech) are run against all codes. For each, the lists are read in the
-//! order of a search; after each the expectation is compared with what is truly missing. The largest expectation at which
-//! searches may stop and still find their share, over both kinds of queries, is written to the meta page.
+//! Queries of several kinds ([`crate::trial`]) are run against all codes. For each, the lists are read in the order of a
+//! search; after each the expectation is compared with what is truly missing. The further out the nearest rows of a query
+//! lie, the less the expectation can be trusted: so the queries are divided into classes by that surprise, and for each class
+//! the largest expectation at which its searches may stop and still find their share is written to the meta page.
 
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -13,29 +13,32 @@ use std::sync::Arc;
 use esr_vector::kernel::BLOCK_ROWS;
 
 use crate::block;
+use crate::candidates::TRACKED;
 use crate::chain;
 use crate::confidence::Order;
 use crate::estimate::Estimator;
 use crate::list;
-use crate::page::{FIRST_LIST, RANKS, TARGETS};
+use crate::page::{CLASSES, FIRST_LIST, RANKS, TARGETS};
 use crate::random::normal;
 use crate::store::{PageStore, RowId, StoreError};
 use crate::structure::{Structure, current};
+use crate::surprise;
+use crate::trial::{self, KINDS, Kind};
 
 /// Most queries of each kind; fewer for many rows, since all rows are looked at for each.
-const MOST_QUERIES: usize = 160;
-const FEWEST_QUERIES: usize = 48;
-const ROWS_TIMES_QUERIES: u64 = 24_000_000;
+const MOST_QUERIES: usize = 96;
+const FEWEST_QUERIES: usize = 40;
+const ROWS_TIMES_QUERIES: u64 = 16_000_000;
 
 /// Best rows remembered of each query.
 const KEPT: usize = 2000;
 
-/// Length of the noise in a query that lies beside the rows, over that of the part that does not.
-pub(crate) const NOISE: f32 = 1.5;
-
 /// How much of the way from the target to 1 is aimed at: some rows are missed because of their codes
 /// ([`Structure::margin`]), and queries differ from those tried here.
 const SAFETY: f32 = 0.2;
+
+/// Standard errors that the recall of the queries tried must lie above what is aimed at.
+const DOUBT: f32 = 1.0;
 
 /// Measures and writes the calibration.
 ///
@@ -49,44 +52,49 @@ pub fn calibrate<S: PageStore>(store: &S, seed: u64) -> Result<(), StoreError> {
     }
     let count = (ROWS_TIMES_QUERIES / rows).clamp(FEWEST_QUERIES as u64, MOST_QUERIES as u64) as usize;
     let mut random = ChaCha8Rng::seed_from_u64(seed ^ 0x5ca1ab1e);
-    let seeds = sample_rows(store, &structure, 2 * count, &mut random)?;
     let errors = Errors::table(&mut random);
     let mut queries: Vec<Query> = Vec::new();
-    for (number, seed) in seeds.into_iter().enumerate() {
-        let beside = number % 2 == 1;
-        queries.push(Query::new(&structure, seed, beside, &errors, &mut random));
-    }
-    score_all(store, &structure, &mut queries)?;
-    let mut tables = [[[0.0f32; TARGETS.len()]; RANKS.len()]; 2];
-    let mut probed = [[[0.0f32; TARGETS.len()]; RANKS.len()]; 2];
-    for (kind, beside) in [false, true].into_iter().enumerate() {
-        for (place, &rank) in RANKS.iter().enumerate() {
-            let runs: Vec<Run> = queries
-                .iter()
-                .filter(|query| query.beside == beside)
-                .filter_map(|query| query.run(&structure, rank as usize))
-                .collect();
-            if runs.is_empty() && place > 0 {
-                // Fewer rows than that: what held for fewer wanted is all that is known.
-                (tables[kind][place], probed[kind][place]) = (tables[kind][place - 1], probed[kind][place - 1]);
-            } else {
-                (tables[kind][place], probed[kind][place]) = thresholds(&runs);
-            }
-            store.check_for_interrupts();
+    for kind in KINDS {
+        for seed in seeds(store, &structure, kind, count, &mut random)? {
+            queries.push(Query::new(&structure, seed, kind, &errors, &mut random));
         }
     }
+    score_all(store, &structure, &mut queries)?;
+    let mut found: Vec<Found> = Vec::new();
+    for rank in RANKS {
+        let runs: Vec<Run> = queries.iter().filter_map(|query| query.run(&structure, rank as usize)).collect();
+        match found.last() {
+            // Fewer rows than that: what held for fewer wanted is all that is known.
+            Some(last) if runs.is_empty() => found.push(last.clone()),
+            _ => found.push(Found::new(runs)),
+        }
+        store.check_for_interrupts();
+    }
     chain::change_meta(store, |meta| {
-        for place in 0..RANKS.len() {
-            for target in 0..TARGETS.len() {
-                let stricter = tables[0][place][target].min(tables[1][place][target]);
-                let longer = probed[0][place][target].max(probed[1][place][target]);
-                meta.calibration[place][target] = stricter.into();
-                meta.probed[place][target] = longer.into();
-            }
+        for (rank, found) in found.iter().enumerate() {
+            meta.surprises[rank] = found.surprises.map(Into::into);
+            meta.allowances[rank] = found.allowances.map(|classes| classes.map(Into::into));
+            meta.probed[rank] = found.probed.map(Into::into);
         }
         meta.rows_at_calibration = (rows.min(u64::from(u32::MAX)) as u32).into();
         meta.generation = (meta.generation.get() + 1).into();
     })
+}
+
+/// Rows to make queries of a kind from.
+fn seeds<S: PageStore>(
+    store: &S,
+    structure: &Structure,
+    kind: Kind,
+    count: usize,
+    random: &mut ChaCha8Rng,
+) -> Result<Vec<(RowId, Vec<f32>)>, StoreError> {
+    let Kind::Pointing(power) = kind else { return sample_rows(store, structure, count, random) };
+    let divisors = trial::divisors(&structure.model.rotation.variances, power);
+    let reach = |(_, row): &(RowId, Vec<f32>)| trial::reach(row, &divisors);
+    let rows = sample_rows(store, structure, count * trial::FURTHEST_OF, random)?;
+    let furthest = |rows: &[(RowId, Vec<f32>)]| rows.iter().max_by(|a, b| reach(a).total_cmp(&reach(b))).cloned();
+    Ok(rows.chunks(trial::FURTHEST_OF).filter_map(furthest).collect())
 }
 
 /// Random rows with what their codes stand for.
@@ -128,9 +136,8 @@ fn sample_rows<S: PageStore>(
 
 /// A query of the calibration.
 struct Query {
-    beside: bool,
     estimator: Estimator,
-    /// The row it was made from, which would find itself; to queries beside the rows no row is planted so near either.
+    /// The row it was made from, which would find itself; to other queries no row is planted so near either.
     own: RowId,
     /// Best rows so far with their lists, unsorted.
     best: Vec<(f32, u32)>,
@@ -168,7 +175,7 @@ impl Query {
     fn new(
         structure: &Structure,
         (row, decoded): (RowId, Vec<f32>),
-        beside: bool,
+        kind: Kind,
         errors: &Arc<[f32]>,
         random: &mut ChaCha8Rng,
     ) -> Self {
@@ -178,20 +185,25 @@ impl Query {
         rotated.iter_mut().zip(quantiser.errors()).for_each(|(x, error)| *x += error.sqrt() * normal(random));
         let length = |vector: &[f32]| (esr_vector::kernels().dot)(vector, vector).sqrt();
         let mut squared = length(&rotated).powi(2) + rotation.left_out;
-        if beside {
+        if kind == Kind::Beside {
             let list = random.random_range(FIRST_LIST..structure.lists.len() as u32);
             let step = structure.lists[list as usize].step;
             for ((x, &byte), shift) in rotated.iter_mut().zip(structure.centroid(list)).zip(shift) {
                 *x = 0.6 * *x + 0.4 * ((f32::from(byte) - 128.0) * step + shift);
             }
-            let noise = NOISE * length(&rotated) / (structure.dimension() as f32).sqrt();
-            rotated.iter_mut().for_each(|x| *x += noise * normal(random));
+            let noise = trial::add_noise(&mut rotated, structure.dimension(), random);
             let outside = structure.dimension() - structure.axes();
             squared = length(&rotated).powi(2) + noise * noise * outside as f32;
         }
+        if let Kind::Pointing(power) = kind {
+            rotated.iter_mut().zip(shift).for_each(|(x, shift)| *x -= shift);
+            trial::point(&mut rotated, &trial::divisors(&rotation.variances, power), structure.metric());
+            rotated.iter_mut().zip(shift).for_each(|(x, shift)| *x += shift);
+            squared = length(&rotated).powi(2);
+        }
         let estimator = Estimator::new(structure, rotated, 0.0, squared);
         let errors = Errors { table: Arc::clone(errors), deviation: estimator.error, state: random.random() };
-        Self { beside, estimator, own: row, best: Vec::new(), above: f32::NEG_INFINITY, errors }
+        Self { estimator, own: row, best: Vec::new(), above: f32::NEG_INFINITY, errors }
     }
 
     fn add(&mut self, score: f32, list: u32) {
@@ -214,33 +226,39 @@ impl Query {
         }
         let truth = &best[..rank];
         let mut order = Order::new(self.estimator.lists(structure));
-        let mut found: Vec<f32> = Vec::new();
+        let mut found: Vec<(f32, u32)> = Vec::new();
         let mut hits = 0;
         let mut steps = Vec::new();
         let mut look_at = 0;
         while let Some(next) = order.take_next() {
-            found.extend(best.iter().filter(|(_, list)| *list == next.list).map(|(score, _)| *score));
+            let found_at = order.taken() as u32;
+            found.extend(best.iter().filter(|(_, list)| *list == next.list).map(|(score, _)| (*score, found_at)));
             hits += truth.iter().filter(|(_, list)| *list == next.list).count();
             // As searches do, look at the expectation less often the longer it takes.
             if found.len() < rank || (order.taken() < look_at && !order.is_exhausted()) {
                 continue;
             }
             look_at = order.taken() + 1 + order.taken() / 8;
-            found.sort_unstable_by(|a, b| b.total_cmp(a));
-            let expected = order.expected_above(found[rank - 1]) / rank as f32;
+            found.sort_unstable_by(|a, b| b.0.total_cmp(&a.0));
+            let tracked = &found[..TRACKED.min(found.len())];
+            let tracked_at: Vec<u32> = tracked.iter().map(|(_, lists)| *lists).collect();
+            order.learn(tracked[tracked.len() - 1].0, &tracked_at, 1.0);
+            let expected = order.expected_above(found[rank - 1].0) / rank as f32;
             let recall = hits as f32 / rank as f32;
             steps.push(Step { expected, recall, lists: order.taken() as f32 });
             if expected < 1e-7 {
                 break;
             }
         }
-        Some(Run { steps })
+        let rows = structure.meta.rows.get() as f32;
+        Some(Run { steps, surprise: self.estimator.all_rows.surprise(truth[rank - 1].0, rank as f32, rows) })
     }
 }
 
 /// One query's way through the lists.
 struct Run {
     steps: Vec<Step>,
+    surprise: f32,
 }
 
 #[derive(Clone, Copy)]
@@ -250,18 +268,49 @@ struct Step {
     lists: f32,
 }
 
+/// What the runs for one rank say; see [`crate::page::Meta`].
+#[derive(Clone)]
+struct Found {
+    surprises: [f32; CLASSES],
+    allowances: [[f32; CLASSES]; TARGETS.len()],
+    probed: [f32; TARGETS.len()],
+}
+
+impl Found {
+    fn new(mut runs: Vec<Run>) -> Self {
+        let mut found = Self {
+            surprises: [0.0; CLASSES],
+            allowances: [[0.0; CLASSES]; TARGETS.len()],
+            probed: [0.0; TARGETS.len()],
+        };
+        let (surprises, classes) = surprise::classes(&mut runs, |run| run.surprise);
+        found.surprises = surprises;
+        for (class, members) in classes.into_iter().enumerate() {
+            let (thresholds, lists) = thresholds(members);
+            let before = class.checked_sub(1);
+            for target in 0..TARGETS.len() {
+                // What is further out is no easier to foresee, whatever chance says.
+                let stricter = before.map_or(f32::INFINITY, |before| found.allowances[target][before]);
+                found.allowances[target][class] = thresholds[target].ln().min(stricter);
+                found.probed[target] += lists[target] / CLASSES as f32;
+            }
+        }
+        found
+    }
+}
+
 /// For each target the largest expectation at which searches may stop, and how many lists they have read then.
 fn thresholds(runs: &[Run]) -> ([f32; TARGETS.len()], [f32; TARGETS.len()]) {
-    let grid: Vec<f32> = (0..=56).map(|i| 10f32.powf(0.5 - 0.125 * i as f32)).collect();
+    let grid: Vec<f32> = (0..=68).map(|i| 10f32.powf(2.0 - 0.125 * i as f32)).collect();
+    // Recall as low as chance may have hidden, and how many lists were read.
     let stops = |threshold: f32| {
         let stop = |run: &Run| run.steps.iter().find(|step| step.expected <= threshold).or(run.steps.last()).copied();
-        let (mut recall, mut lists, mut count) = (0.0, 0.0, 0.0f32);
-        for step in runs.iter().filter_map(stop) {
-            recall += step.recall;
-            lists += step.lists;
-            count += 1.0;
-        }
-        (recall / count.max(1.0), lists / count.max(1.0))
+        let steps: Vec<Step> = runs.iter().filter_map(stop).collect();
+        let count = steps.len().max(1) as f32;
+        let mean = |of: &dyn Fn(&Step) -> f32| steps.iter().map(of).sum::<f32>() / count;
+        let recall = mean(&|step| step.recall);
+        let error = (mean(&|step| (step.recall - recall).powi(2)) / count).sqrt();
+        (recall - DOUBT * error, mean(&|step| step.lists))
     };
     let results: Vec<(f32, (f32, f32))> = grid.iter().map(|&threshold| (threshold, stops(threshold))).collect();
     let mut thresholds = [*grid.last().expect("a grid of many"); TARGETS.len()];

@@ -69,6 +69,9 @@ pub struct Candidates {
     ceiling: f32,
     next_move: usize,
     best: [f32; TRACKED],
+    /// How many lists had been begun when each of the best was found.
+    found_at: [u32; TRACKED],
+    lists: u32,
     seen: u64,
 }
 
@@ -85,8 +88,15 @@ impl Candidates {
             ceiling: f32::INFINITY,
             next_move: FIRST_MOVE,
             best: [f32::NEG_INFINITY; TRACKED],
+            found_at: [0; TRACKED],
+            lists: 0,
             seen: 0,
         }
+    }
+
+    /// Rows of another list follow.
+    pub fn begin_list(&mut self) {
+        self.lists += 1;
     }
 
     /// Adds those rows of a block whose bits are set.
@@ -119,6 +129,8 @@ impl Candidates {
             let place = self.best.partition_point(|&better| better >= score);
             self.best[place..].rotate_right(1);
             self.best[place] = score;
+            self.found_at[place..].rotate_right(1);
+            self.found_at[place] = self.lists;
             self.limit = (self.best[TRACKED - 1] - self.slack).min(self.ceiling);
         }
     }
@@ -149,8 +161,12 @@ impl Candidates {
 
     /// The score of rank [`TRACKED`] among all rows ever added, or of the last there is.
     pub fn tracked_score(&self) -> f32 {
-        let known = (self.seen as usize).clamp(1, TRACKED);
-        self.best[known - 1]
+        self.best[self.tracked_at().len().max(1) - 1]
+    }
+
+    /// How many lists had been begun when each row up to that rank was found.
+    pub fn tracked_at(&self) -> &[u32] {
+        &self.found_at[..(self.seen as usize).min(TRACKED)]
     }
 
     /// Rows ever added.
@@ -234,5 +250,16 @@ mod tests {
         let scores: Vec<i32> = (0..100).map(|i| (i * 37) % 100).collect();
         add(&mut candidates, &scores, &mut 0);
         assert_eq!(candidates.tracked_score(), 90.0);
+    }
+
+    #[test]
+    fn where_the_best_came_from_is_known() {
+        let mut candidates = Candidates::new(1.0);
+        for list in [[5, 90, 70], [95, 1, 80], [2, 3, 85]] {
+            candidates.begin_list();
+            add(&mut candidates, &list, &mut 0);
+        }
+        // 95, 90, 85, 80, 70, 5, 3, 2, 1
+        assert_eq!(candidates.tracked_at(), [2, 1, 3, 2, 1, 1, 3, 3, 2]);
     }
 }

@@ -2,8 +2,12 @@
 //!
 //! The scores of a list's rows against a query scatter around the score of its centroid: by how much, follows from the
 //! variances of rows around their centroids along each rotated axis, weighted by the query, and from how spread out this
-//! list is. Taken as normal, that gives the number of rows expected above any threshold; a calibration at build time
-//! says how far to trust it ([`crate::calibrate`]).
+//! list is. Taken as normal, that gives the number of rows expected above any threshold.
+//!
+//! A query that asks for what few rows have meets scores that are not normal: rows far out are more than they should be.
+//! The lists already read show it, and what is expected of the others is widened until those read, and the later half of
+//! them, are expected to hold as many of the best rows as were found in them. A calibration at build time says how far to
+//! trust the result ([`crate::calibrate`]).
 
 /// A list as a query sees it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -19,10 +23,14 @@ pub struct ListScore {
 }
 
 /// Lists are read in the order of the score that their best rows may have: this many deviations above the centre.
-const OPTIMISM: f32 = 1.5;
+const OPTIMISM: f32 = 2.0;
 
 /// Beyond this many deviations nothing is expected.
 const FAR: f32 = 5.0;
+
+/// Factor of a step by which deviations are widened, and how many steps at most: fivefold.
+const WIDER: f32 = 1.15;
+const MOST_STEPS: i32 = 12;
 
 impl ListScore {
     fn promise(&self) -> f32 {
@@ -36,48 +44,80 @@ pub struct Order {
     lists: Vec<ListScore>,
     sorted: usize,
     taken: usize,
+    read: Columns,
     near: Near,
     near_above: f32,
+    /// Deviations are this many [`WIDER`] steps wider than the variances say.
+    steps: i32,
 }
 
-/// Lists that matter above some score, in their order, as far as they were unread when this was written.
+/// Lists by column, as the kernel wants them.
 #[derive(Debug, Default)]
-struct Near {
-    places: Vec<u32>,
+struct Columns {
     centres: Vec<f32>,
     /// One over their deviations.
     inverses: Vec<f32>,
     rows: Vec<f32>,
 }
 
-impl Near {
-    fn fill(&mut self, lists: &[ListScore], first: usize, score: f32) {
-        self.places.clear();
+impl Columns {
+    fn clear(&mut self) {
         self.centres.clear();
         self.inverses.clear();
         self.rows.clear();
+    }
+
+    fn push(&mut self, list: &ListScore) {
+        self.centres.push(list.centre);
+        self.inverses.push(1.0 / list.deviation.max(1e-12));
+        self.rows.push(list.rows);
+    }
+
+    /// Rows expected above a score in those from a place on, if deviations are so many steps wider.
+    fn expected_above(&self, score: f32, steps: i32, first: usize) -> f32 {
+        let sum = esr_vector::kernels().upper_tails;
+        sum(score, WIDER.powi(-steps), &self.centres[first..], &self.inverses[first..], &self.rows[first..])
+    }
+}
+
+/// Lists that matter above some score, in their order, as far as they were unread when this was written.
+#[derive(Debug, Default)]
+struct Near {
+    places: Vec<u32>,
+    columns: Columns,
+}
+
+impl Near {
+    fn fill(&mut self, lists: &[ListScore], first: usize, score: f32, steps: i32) {
+        self.places.clear();
+        self.columns.clear();
+        let far = FAR * WIDER.powi(steps);
         for (place, list) in lists.iter().enumerate().skip(first) {
-            if list.centre + FAR * list.deviation > score {
+            if list.centre + far * list.deviation > score {
                 self.places.push(place as u32);
-                self.centres.push(list.centre);
-                self.inverses.push(1.0 / list.deviation.max(1e-12));
-                self.rows.push(list.rows);
+                self.columns.push(list);
             }
         }
     }
 
     /// Rows expected above a score in those that come at a place or after it.
-    fn expected_above(&self, score: f32, first: usize) -> f32 {
-        let unread = self.places.partition_point(|&place| (place as usize) < first)..;
-        let sum = esr_vector::kernels().upper_tails;
-        sum(score, &self.centres[unread.clone()], &self.inverses[unread.clone()], &self.rows[unread])
+    fn expected_above(&self, score: f32, steps: i32, first: usize) -> f32 {
+        self.columns.expected_above(score, steps, self.places.partition_point(|&place| (place as usize) < first))
     }
 }
 
 impl Order {
     /// Takes lists in any order.
     pub fn new(lists: Vec<ListScore>) -> Self {
-        Self { lists, sorted: 0, taken: 0, near: Near::default(), near_above: f32::INFINITY }
+        Self {
+            lists,
+            sorted: 0,
+            taken: 0,
+            read: Columns::default(),
+            near: Near::default(),
+            near_above: f32::INFINITY,
+            steps: 0,
+        }
     }
 
     /// The next list to read.
@@ -87,6 +127,7 @@ impl Order {
         }
         let next = self.lists.get(self.taken).copied()?;
         self.taken += 1;
+        self.read.push(&next);
         Some(next)
     }
 
@@ -131,9 +172,36 @@ impl Order {
         if score < self.near_above {
             // A little lower than asked, so that a falling threshold does not look through all lists each time.
             self.near_above = score - 0.02 * score.abs();
-            self.near.fill(&self.lists, self.taken, self.near_above);
+            self.near.fill(&self.lists, self.taken, self.near_above, self.steps);
         }
-        self.near.expected_above(score, self.taken)
+        self.near.expected_above(score, self.steps, self.taken)
+    }
+
+    /// Learns from the best rows found: the lowest of their scores, and how many lists had been read when each was found;
+    /// `growth` is how much larger the lists have become since they were counted.
+    pub fn learn(&mut self, score: f32, found_at: &[u32], growth: f32) {
+        let half = self.taken / 2;
+        let later = found_at.iter().filter(|&&lists| lists as usize > half).count() as f32 / growth;
+        let all = found_at.len() as f32 / growth;
+        let read = &self.read;
+        let is_enough = |steps: i32| {
+            read.expected_above(score, steps, half) >= later && read.expected_above(score, steps, 0) >= all
+        };
+        let before = self.steps;
+        let mut steps = before;
+        if is_enough(steps) {
+            while steps > 0 && is_enough(steps - 1) {
+                steps -= 1;
+            }
+        } else {
+            while steps < MOST_STEPS && !is_enough(steps) {
+                steps += 1;
+            }
+        }
+        self.steps = steps;
+        if steps > before {
+            self.near_above = f32::INFINITY;
+        }
     }
 }
 
@@ -147,7 +215,7 @@ mod tests {
 
     /// Rows of a list expected above a score.
     fn expected_above(list: &ListScore, score: f32) -> f32 {
-        (esr_vector::kernels().upper_tails)(score, &[list.centre], &[1.0 / list.deviation], &[list.rows])
+        (esr_vector::kernels().upper_tails)(score, 1.0, &[list.centre], &[1.0 / list.deviation], &[list.rows])
     }
 
     #[test]
@@ -178,5 +246,23 @@ mod tests {
             }
             order.take_next();
         }
+    }
+    #[test]
+    fn rows_found_where_none_were_expected_widen_what_is_expected_elsewhere() {
+        let lists = || (0..20).map(|i| list(i, -(i as f32) / 20.0)).collect();
+        let expected = |found_at: &[u32]| {
+            let mut order = Order::new(lists());
+            (0..10).for_each(|_| _ = order.take_next());
+            order.learn(0.5, found_at, 1.0);
+            order.expected_above(0.5)
+        };
+        let mut last = expected(&[]);
+        for found in [1, 5, 20] {
+            let expected = expected(&vec![1; found]);
+            assert!(expected > 2.0 * last, "{found} rows found: {expected} against {last}");
+            last = expected;
+        }
+        assert!(expected(&[1, 2, 3, 9, 10]) > expected(&[1, 1, 1, 2, 3]), "rows found late promise more to come");
+        assert_eq!(expected(&[10; 500]), expected(&[10; 5000]), "there is a limit");
     }
 }

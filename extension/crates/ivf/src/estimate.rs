@@ -9,6 +9,7 @@ use crate::quantiser::{ByteTables, Quantiser};
 use crate::rotation::Rotation;
 use crate::store::NO_BLOCK;
 use crate::structure::Structure;
+use crate::surprise::AllRows;
 
 /// See the module.
 pub struct Estimator {
@@ -20,6 +21,8 @@ pub struct Estimator {
     pub tables: ByteTables,
     /// Standard deviation of an estimate from the exact score.
     pub error: f32,
+    /// The scores of all rows.
+    pub all_rows: AllRows,
 }
 
 impl Estimator {
@@ -31,7 +34,8 @@ impl Estimator {
         let deviation = (weighted(&rotated, &model.scatter) + outside * model.scatter_left_out).sqrt();
         let error =
             error_of_codes(&model.rotation, &model.quantiser, &rotated, outside) + tables.rounding * tables.rounding;
-        Self { rotated, base, deviation, tables, error: error.sqrt() }
+        let all_rows = AllRows::new(&model.rotation, structure.metric(), &rotated, base, outside);
+        Self { rotated, base, deviation, tables, error: error.sqrt(), all_rows }
     }
 
     /// All lists as this query sees them. One that is being split comes before those its rows move to, because a search
@@ -62,6 +66,7 @@ pub fn error_of_codes(rotation: &Rotation, quantiser: &Quantiser, rotated: &[f32
     weighted(rotated, quantiser.errors()) + outside * rotation.left_out / directions_left_out
 }
 
-fn weighted(rotated: &[f32], weights: &[f32]) -> f32 {
+/// Variance along a rotated direction, given that along each axis.
+pub fn weighted(rotated: &[f32], weights: &[f32]) -> f32 {
     rotated.iter().zip(weights).map(|(q, weight)| q * q * weight).sum()
 }

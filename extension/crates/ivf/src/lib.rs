@@ -8,6 +8,7 @@
 //! remembers every committed edit so that a test can crash after each of them. Knows no PostgreSQL, no audio and no model.
 
 pub mod allocation;
+mod allowance;
 pub mod block;
 pub mod build;
 pub mod calibrate;
@@ -35,8 +36,10 @@ pub mod split;
 pub mod store;
 pub mod structure;
 pub mod summary;
+pub mod surprise;
 pub mod tag;
 pub mod train;
+pub mod trial;
 pub mod vacuum;
 
 #[cfg(test)]

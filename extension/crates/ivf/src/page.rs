@@ -19,7 +19,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use crate::store::{BlockNumber, CONTENT_BYTES, NO_BLOCK, StoreError};
 
 /// Version of everything in this file.
-pub const FORMAT: u16 = 2;
+pub const FORMAT: u16 = 3;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"esrI");
 
@@ -37,6 +37,8 @@ pub const FIRST_LIST: u32 = 2;
 pub const TARGETS: [f32; 10] = [0.5, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999];
 /// Numbers of rows wanted that a calibration has been made for.
 pub const RANKS: [u32; 4] = [1, 10, 100, 1000];
+/// Classes of queries that a calibration tells apart, by how far out their nearest rows lie ([`crate::surprise`]).
+pub const CLASSES: usize = 4;
 
 /// What a page is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,9 +111,12 @@ pub struct Meta {
     pub rows_at_training: U64,
     /// Rows when the index was built or last vacuumed.
     pub rows: U64,
-    /// For each of [`RANKS`] and [`TARGETS`]: the share of missing rows that may be expected when a search stops.
-    pub calibration: [[F32; TARGETS.len()]; RANKS.len()],
-    /// Likewise: lists read by a search, on average over the calibration's queries.
+    /// For each of [`RANKS`]: the surprise in the middle of each class, increasing.
+    pub surprises: [[F32; CLASSES]; RANKS.len()],
+    /// For each of [`RANKS`], [`TARGETS`] and each class: the share of missing rows, as a natural logarithm, that may be
+    /// expected when a search stops.
+    pub allowances: [[[F32; CLASSES]; TARGETS.len()]; RANKS.len()],
+    /// For each of [`RANKS`] and [`TARGETS`]: lists read by a search, on average over the calibration's queries.
     pub probed: [[F32; TARGETS.len()]; RANKS.len()],
 }
 
@@ -152,7 +157,7 @@ pub struct ListHeader {
 }
 
 const _: () = assert!(size_of::<PageHeader>() == 16);
-const _: () = assert!(size_of::<Meta>() == 92 + 2 * 4 * TARGETS.len() * RANKS.len());
+const _: () = assert!(size_of::<Meta>() == 92 + 4 * RANKS.len() * (CLASSES + TARGETS.len() * (CLASSES + 1)));
 const _: () = assert!(size_of::<ListEntry>() == 24);
 const _: () = assert!(size_of::<ListHeader>() == 32);
 

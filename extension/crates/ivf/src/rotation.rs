@@ -15,9 +15,16 @@ use crate::random::normal;
 /// Most directions that are kept, so that neither a query's rotation nor a centroid grows without bound.
 pub const MAX_AXES: usize = 512;
 
-/// Share of the variance that may be left out with the last directions. What is left out makes estimates a little less
-/// exact, so that a few more rows are measured; each direction costs every query and every code.
+/// Share of the variance that may be left out with the last directions, if those vary alike: noise. What is left out makes
+/// estimates a little less exact, so that a few more rows are measured; each direction costs every query and every code.
 const NEGLIGIBLE: f64 = 0.015;
+
+/// A direction that varies this many times as much as those after it do on average is no noise. Rows may hardly differ
+/// along it, but a description in words may point just there.
+const DISTINCT: f64 = 4.0;
+
+/// Share of the variance that may be left out in any case.
+const NOTHING: f64 = 1e-4;
 
 /// Above this dimension all eigenvectors would take too long; the leading ones are found by iteration.
 const FULL_EIGEN_DIMENSIONS: usize = 1024;
@@ -59,14 +66,9 @@ impl Rotation {
         let is_trusted = rows >= ROWS_PER_DIMENSION * dimension;
         let floor = if is_trusted { 0.0 } else { (0.1 * total / dimension as f64) as f32 };
         variances.iter_mut().for_each(|variance| *variance = variance.max(floor));
-        let mut kept = variances.len().min(MAX_AXES);
-        let sum = |variances: &[f32]| variances.iter().map(|&v| f64::from(v)).sum::<f64>();
-        if is_trusted {
-            while kept > 1 && total - sum(&variances[..kept - 1]) <= NEGLIGIBLE * total {
-                kept -= 1;
-            }
-        }
+        let kept = if is_trusted { axes_to_keep(&variances, total, dimension) } else { variances.len().min(MAX_AXES) };
         variances.truncate(kept);
+        let sum = |variances: &[f32]| variances.iter().map(|&v| f64::from(v)).sum::<f64>();
         let left_out = (total - sum(&variances)).max(0.0) as f32;
         Self { mean: mean.to_vec(), axes: axes[..kept * dimension].to_vec(), variances, left_out }
     }
@@ -139,6 +141,21 @@ impl Rotation {
     }
 }
 
+/// How many of the leading axes matter, at least one; `variances` do not increase and may not be those of all dimensions.
+fn axes_to_keep(variances: &[f32], total: f64, dimension: usize) -> usize {
+    let mut left = total;
+    for (kept, &variance) in variances.iter().enumerate().take(MAX_AXES) {
+        let variance = f64::from(variance);
+        let after = (left - variance).max(0.0) / (dimension - kept - 1).max(1) as f64;
+        let is_noise = left <= NEGLIGIBLE * total && variance <= DISTINCT * after;
+        if kept > 0 && (is_noise || left <= NOTHING * total) {
+            return kept;
+        }
+        left -= variance;
+    }
+    variances.len().min(MAX_AXES)
+}
+
 /// All eigenvectors of a symmetric matrix, largest eigenvalue first.
 fn all_axes(covariance: &[f64], dimension: usize) -> (Vec<f32>, Vec<f32>) {
     let eigen = DMatrix::from_row_slice(dimension, dimension, covariance).symmetric_eigen();
@@ -202,6 +219,17 @@ mod tests {
     fn directions_that_do_not_vary_are_left_out() {
         let rotation = Rotation::train(&flat_data(500, 40, 3, 1), 40, 1);
         assert!(rotation.axis_count() <= 4, "{} axes", rotation.axis_count());
+    }
+
+    #[test]
+    fn an_axis_of_little_variance_is_kept_if_the_rest_varies_less() {
+        // Three axes hold 99 % of the variance, two more .9 % of it, the rest is noise.
+        let variances = [50.0, 30.0, 19.0, 0.6, 0.3, 0.002, 0.002, 0.002, 0.002, 0.002];
+        assert_eq!(axes_to_keep(&variances, variances.iter().map(|&v| f64::from(v)).sum(), 10), 5);
+        let even = [50.0, 30.0, 19.0, 0.2, 0.2, 0.2, 0.2, 0.2];
+        assert_eq!(axes_to_keep(&even, 100.0, 8), 3);
+        assert_eq!(axes_to_keep(&[1.0, 0.0, 0.0], 1.0, 3), 1);
+        assert_eq!(axes_to_keep(&[0.0, 0.0], 0.0, 2), 1);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use esr_vector::Metric;
 use esr_vector::kernel::BLOCK_ROWS;
 
+use crate::allowance::Allowances;
 use crate::block;
 use crate::candidates::{Candidates, TRACKED};
 use crate::confidence::Order;
@@ -94,9 +95,14 @@ pub struct Search {
 /// A query translated for one structure.
 struct Prepared {
     estimator: Estimator,
-    /// An estimate may be this much too low for the row not to be missed.
+    /// See [`Candidates::new`].
+    slack: f32,
+    /// An estimate may be this much too low for the row not to be missed; see [`Search::choose_margin`].
     margin: f32,
     order: Order,
+    allowances: Allowances,
+    /// Rows of the index when they were last counted.
+    rows: f32,
 }
 
 /// A row measured; the nearest is the greatest.
@@ -172,6 +178,7 @@ impl Search {
         }
         if self.emitted == 0 && self.counters.lists == 0 {
             self.open(store)?;
+            self.choose_margin();
         }
         loop {
             self.measure(exact);
@@ -199,10 +206,8 @@ impl Search {
         if let Some(probes) = self.options.probes {
             return prepared.order.taken() >= probes as usize;
         }
-        let rank = self.emitted + 1;
-        let allowed = self.structure.allowance(self.options.target_recall, rank) * rank as f32;
         let score = score_of(self.structure.metric, best.distance, self.squared);
-        prepared.order.expected_above(score) * growth(&self.counters, self.counted) <= allowed
+        prepared.is_enough(score, self.emitted + 1, &self.counters, self.counted)
     }
 
     /// Reads lists until the first rows can be expected to be right.
@@ -212,30 +217,39 @@ impl Search {
             return Ok(());
         }
         let rank = TRACKED as u64;
-        let allowed = self.structure.allowance(self.options.target_recall, rank) * rank as f32;
         loop {
             let prepared = self.prepared.as_mut().expect("see next");
             if prepared.order.is_exhausted() {
                 return Ok(());
             }
-            if self.candidates.seen() >= 2 * rank {
-                let score = self.candidates.tracked_score();
-                let expected = prepared.order.expected_above(score) * growth(&self.counters, self.counted);
-                if self.options.target_recall < 1.0 && expected <= allowed {
-                    return Ok(());
-                }
+            if self.options.target_recall < 1.0
+                && self.candidates.seen() >= 2 * rank
+                && prepared.is_enough(self.candidates.tracked_score(), rank, &self.counters, self.counted)
+            {
+                return Ok(());
             }
             self.read_some(store)?;
         }
     }
 
-    /// Reads a few more lists: the more there were, the more at a time.
+    /// Once it is known how far out the answer lies.
+    fn choose_margin(&mut self) {
+        let prepared = self.prepared.as_mut().expect("see next");
+        let rank = (TRACKED as f32).min(self.candidates.seen() as f32);
+        let surprise = prepared.estimator.all_rows.surprise(self.candidates.tracked_score(), rank, prepared.rows);
+        prepared.margin = margin(&self.structure, &prepared.estimator, self.options, surprise);
+    }
+
+    /// Reads a few more lists, the more there were, the more at a time, and learns from what they held.
     fn read_some<S: PageStore>(&mut self, store: &S) -> Result<(), StoreError> {
         for _ in 0..=self.counters.lists / 8 {
             if !self.read_list(store)? {
                 break;
             }
         }
+        let growth = growth(&self.counters, self.counted);
+        let prepared = self.prepared.as_mut().expect("see next");
+        prepared.order.learn(self.candidates.tracked_score(), self.candidates.tracked_at(), growth);
         Ok(())
     }
 
@@ -247,6 +261,7 @@ impl Search {
         store.check_for_interrupts();
         self.counters.lists += 1;
         self.counted += next.rows;
+        self.candidates.begin_list();
         if store.is_cold() {
             let coming = prepared.order.coming().take(LISTS_AHEAD);
             coming.for_each(|list| store.prefetch(self.structure.lists[list as usize].head));
@@ -434,7 +449,13 @@ impl Search {
 
 /// Where the rows that a query finds are kept until they are measured.
 fn candidates(prepared: Option<&Prepared>) -> Candidates {
-    Candidates::new(prepared.map_or(0.0, |prepared| SLACK * prepared.margin))
+    Candidates::new(prepared.map_or(0.0, |prepared| prepared.slack))
+}
+
+/// By how much an estimate may be too low, at this surprise.
+fn margin(structure: &Structure, estimator: &Estimator, options: SearchOptions, surprise: f32) -> f32 {
+    let margin = structure.margin(options.target_recall, surprise);
+    if margin.is_finite() { margin * estimator.error } else { margin }
 }
 
 /// How much larger the lists have become since their rows were counted, judged by those read: insertions do not count.
@@ -463,10 +484,19 @@ impl Prepared {
         let dot = esr_vector::kernels().dot;
         let estimator =
             Estimator::new(structure, rotation.rotate_direction(query), dot(query, &rotation.mean), dot(query, query));
-        let margin = structure.margin(options.target_recall);
-        let margin = if margin.is_finite() { margin * estimator.error } else { margin };
         let order = Order::new(estimator.lists(structure));
-        Self { estimator, margin, order }
+        let allowances = structure.allowances(options.target_recall);
+        let margin_at = |surprise: f32| margin(structure, &estimator, options, surprise);
+        let (slack, margin) = (SLACK * margin_at(f32::NEG_INFINITY), margin_at(f32::INFINITY));
+        Self { slack, margin, estimator, order, allowances, rows: structure.meta.rows.get() as f32 }
+    }
+
+    /// Whether the lists read have row number `rank` of the answer, which has this score, as surely as the target asks.
+    fn is_enough(&mut self, score: f32, rank: u64, counters: &SearchCounters, counted: f32) -> bool {
+        let growth = growth(counters, counted);
+        let expected = self.order.expected_above(score) * growth;
+        let surprise = self.estimator.all_rows.surprise(score, rank as f32, self.rows * growth);
+        expected <= self.allowances.missing(rank, surprise)
     }
 }
 

@@ -10,10 +10,12 @@ use esr_vector::kernel::MAX_SIGNED;
 use serde::{Deserialize, Serialize};
 use zerocopy::FromBytes;
 
+use crate::allowance::Allowances;
 use crate::block::Layout;
 use crate::chain;
 use crate::confidence::ListScore;
-use crate::page::{self, FIRST_LIST, Kind, ListEntry, Meta, PageHeader, RANKS, TARGETS};
+use crate::margins::Margins;
+use crate::page::{self, FIRST_LIST, Kind, ListEntry, Meta, PageHeader};
 use crate::quantiser::{CODES, Quantiser};
 use crate::rotation::Rotation;
 use crate::store::{BlockNumber, NO_BLOCK, PageStore, StoreError};
@@ -29,9 +31,8 @@ pub struct Model {
     pub scatter: Vec<f32>,
     /// The same in the directions left out, for each of them.
     pub scatter_left_out: f32,
-    /// For each of [`TARGETS`]: by how many of its expected deviations the estimate of a near row is too low at most, for
-    /// that share of near rows. Measured on the sample.
-    pub margins: Vec<f32>,
+    /// By how much estimates of near rows are too low.
+    pub margins: Margins,
 }
 
 /// A list's entry in the directory, without its centroid.
@@ -120,8 +121,7 @@ impl Structure {
             && model.rotation.axes.len() == axes * dimension
             && model.quantiser.group_count() == usize::from(meta.groups.get())
             && model.quantiser.is_sound(axes)
-            && model.scatter.len() == axes
-            && model.margins.len() == TARGETS.len();
+            && model.scatter.len() == axes;
         if !is_sound {
             return Err(damaged("the parts of its model do not belong together"));
         }
@@ -261,50 +261,20 @@ impl Structure {
             .collect()
     }
 
-    /// By how much an estimate may be too low, in its expected deviations, for the row still to be measured. It covers all but
-    /// half of the share of near rows that a search for `target` recall may miss, and of those only the ones at the edge
-    /// of what was asked for are missed.
-    pub fn margin(&self, target: f64) -> f32 {
+    /// By how much an estimate may be too low, in its expected deviations, for the row still to be measured, where the
+    /// answer lies so far out. It covers all but half of the share of near rows that a search for `target` recall may miss,
+    /// and of those only the ones at the edge of what was asked for are missed.
+    pub fn margin(&self, target: f64, surprise: f32) -> f32 {
         if !self.is_trained() || target >= 1.0 {
             return f32::INFINITY;
         }
-        let share = (1.0 - 0.5 * (1.0 - target)) as f32;
-        let place = TARGETS.partition_point(|&known| known <= share).clamp(1, TARGETS.len() - 1);
-        let t = ((share - TARGETS[place - 1]) / (TARGETS[place] - TARGETS[place - 1])).clamp(0.0, 1.0);
-        self.model.margins[place - 1] * (1.0 - t) + self.model.margins[place] * t
+        self.model.margins.at(0.5 * (1.0 - target), surprise)
     }
 
-    /// The share of missing rows that may be expected when a search for `target` recall emits its row number `rank`.
-    pub fn allowance(&self, target: f64, rank: u64) -> f32 {
-        interpolate(&self.meta.calibration, target, rank, |a, b, t| {
-            (a.max(1e-9).ln() * (1.0 - t) + b.max(1e-9).ln() * t).exp()
-        })
+    /// What the calibration allows a search for `target` recall.
+    pub fn allowances(&self, target: f64) -> Allowances {
+        Allowances::new(&self.meta, target)
     }
-}
-
-/// Lists read, on average, by a search for `target` recall that emits `rank` rows.
-pub fn lists_probed(meta: &Meta, target: f64, rank: u64) -> f32 {
-    interpolate(&meta.probed, target, rank, |a, b, t| a * (1.0 - t) + b * t)
-}
-
-/// Looks between the targets and the logarithms of the ranks that a calibration knows.
-fn interpolate(
-    table: &[[zerocopy::little_endian::F32; TARGETS.len()]; RANKS.len()],
-    target: f64,
-    rank: u64,
-    mix: impl Fn(f32, f32, f32) -> f32,
-) -> f32 {
-    let target = (target as f32).clamp(TARGETS[0], TARGETS[TARGETS.len() - 1]);
-    let column = TARGETS.partition_point(|&known| known <= target).clamp(1, TARGETS.len() - 1);
-    let across = (target - TARGETS[column - 1]) / (TARGETS[column] - TARGETS[column - 1]);
-    let in_row = |row: usize| mix(table[row][column - 1].get(), table[row][column].get(), across);
-    let place = RANKS.partition_point(|&known| u64::from(known) <= rank);
-    if place == 0 || place == RANKS.len() {
-        return in_row(place.min(RANKS.len() - 1));
-    }
-    let log = |rank: f32| rank.ln();
-    let (low, high) = (RANKS[place - 1] as f32, RANKS[place] as f32);
-    mix(in_row(place - 1), in_row(place), (log(rank as f32) - log(low)) / (log(high) - log(low)))
 }
 
 /// See [`Structure::normalised`].

@@ -1,5 +1,6 @@
 //! What can be said of an index from its meta page: for the planner, which asks often, and for people.
 
+use crate::allowance::lists_probed;
 use crate::chain;
 use crate::page::{FIRST_LIST, Meta, RANKS};
 use crate::store::{PageStore, StoreError};
@@ -60,7 +61,7 @@ impl Summary {
 
     /// Lists that a search for `rank` rows reads on average to reach a recall, as the calibration found.
     pub fn lists_probed(&self, target_recall: f64, rank: u64) -> f32 {
-        structure::lists_probed(&self.meta, target_recall, rank)
+        lists_probed(&self.meta, target_recall, rank)
     }
 
     /// Bytes of a row's code.
@@ -102,7 +103,7 @@ impl Summary {
             return Estimate { lists, rows, pages: rows / per_page + lists, measured: rows };
         }
         let largest = f64::from(RANKS[RANKS.len() - 1]);
-        let probed = f64::from(structure::lists_probed(&self.meta, target_recall, wanted.min(largest) as u64));
+        let probed = f64::from(lists_probed(&self.meta, target_recall, wanted.min(largest) as u64));
         // Past the calibrated ranks each further row costs its share of what is left.
         let beyond = ((wanted - largest) / (rows - largest).max(1.0)).clamp(0.0, 1.0).sqrt();
         let lists_read = (probed + (lists - probed).max(0.0) * beyond).clamp(1.0, lists);

@@ -10,8 +10,7 @@ use esr_vector::Metric;
 use crate::block::Layout;
 use crate::build::{Axes, BuildOptions, MAX_LISTS, Phase, Progress, default_lists};
 use crate::k_means;
-use crate::margins::margins;
-use crate::page::TARGETS;
+use crate::margins::{self, Margins};
 use crate::quantiser::Quantiser;
 use crate::random::some_rows;
 use crate::rotation::Rotation;
@@ -89,7 +88,7 @@ pub fn train(
     let scatter: Vec<f32> = scatter.iter().map(|sum| (sum / rows as f64) as f32).collect();
     let total = scatter.iter().sum::<f32>().max(f32::MIN_POSITIVE);
     let left_out = rotation.left_out / (dimension - axes).max(1) as f32;
-    let margins = margins(sample, &rotated, &rotation, &quantiser, options);
+    let margins = margins::measure(sample, &rotated, &rotation, &quantiser, options);
     let model = Model { rotation, quantiser, scatter, scatter_left_out: left_out, margins };
     Trained { model, centroids, is_trained: true, scatter: total }
 }
@@ -102,7 +101,7 @@ pub fn untrained(options: &BuildOptions) -> Trained {
     let quantiser = Quantiser::untrained(&rotation.variances, groups, options.seed);
     let scatter = rotation.variances.clone();
     let centroids = vec![0.0; rotation.axis_count()];
-    let margins = vec![0.0; TARGETS.len()];
+    let margins = Margins::untrained();
     let model = Model { rotation, quantiser, scatter, scatter_left_out: 1.0 / dimension as f32, margins };
     Trained { model, centroids, is_trained: false, scatter: 1.0 }
 }

@@ -37,6 +37,25 @@ fn recall_is_what_was_asked_for() {
 }
 
 #[test]
+fn what_is_rare_is_nearly_as_well_found() {
+    let source = Rare::new(96, 24, 41);
+    let mut r = random(42);
+    let table = Table::of((0..20_000).map(|_| Some(source.row(&mut r))));
+    let descriptions: Vec<_> = (0..150).map(|_| source.description(&mut r)).collect();
+    for metric in METRICS {
+        let store = built(&table, &options(metric, 96));
+        for target in [0.8, 0.9, 0.95, 0.99] {
+            for k in [1, 10, 100] {
+                let got = recall(&store, &table, metric, &descriptions, target, k, |_| true);
+                println!("{metric:?} k {k} target {target}: {got:.4}");
+                // These queries point at single traits, which is harder than anything that the calibration tries.
+                assert!(got >= target - 0.01 - 0.04, "{metric:?} k {k} target {target}: {got}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_thousand_rows_are_found_as_well_as_ten() {
     let source = Source::clustered(96, 32, 400, 31);
     let table = table(&source, 30_000, 32);

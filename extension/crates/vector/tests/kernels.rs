@@ -101,8 +101,9 @@ fn tails_are_those_of_a_normal_variable() {
     {
         for level in available() {
             for count in [1, 3, 8, 21] {
-                // The threshold lies z deviations of 0.5 above the centre.
-                let got = (level.upper_tails)(2.0 + 0.5 * z, &vec![2.0; count], &vec![2.0; count], &vec![10.0; count]);
+                // The threshold lies z deviations of 0.5 above the centre, half of which the scale makes up for.
+                let (centres, inverses, weights) = (vec![2.0; count], vec![4.0; count], vec![10.0; count]);
+                let got = (level.upper_tails)(2.0 + 0.5 * z, 0.5, &centres, &inverses, &weights);
                 let (want, tolerance) = (want * 10.0 * count as f32, 0.1 * count as f32);
                 assert!((got - want).abs() < tolerance, "{}: {z}: {got} instead of {want}", level.name);
             }

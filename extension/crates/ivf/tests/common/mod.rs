@@ -41,6 +41,10 @@ impl Source {
 
     pub fn row(&self, r: &mut ChaCha8Rng) -> Vec<f32> {
         let cluster = r.random_range(0..self.centres.len() / self.inner);
+        self.row_of(cluster, r)
+    }
+
+    fn row_of(&self, cluster: usize, r: &mut ChaCha8Rng) -> Vec<f32> {
         let inside: Vec<f32> =
             (0..self.inner).map(|i| self.centres[cluster * self.inner + i] + 0.5 * normal(r)).collect();
         let mut row = self.offset.clone();
@@ -59,6 +63,56 @@ impl Source {
         let length = row.iter().map(|x| x * x).sum::<f32>().sqrt();
         row.iter().map(|x| x + 1.5 * length / (self.dimension as f32).sqrt() * normal(r)).collect()
     }
+}
+
+/// Rows that differ much along some directions and little along others, where a few stand out: as recordings differ by
+/// speaker and microphone, while a style is rare and shows in little. Each trait is that of a few clusters.
+pub struct Rare {
+    pub dimension: usize,
+    common: Source,
+    /// Directions, `count x dimension`.
+    traits: Vec<f32>,
+}
+
+impl Rare {
+    const CLUSTERS: usize = 50;
+
+    pub fn new(dimension: usize, traits: usize, seed: u64) -> Self {
+        let mut r = random(seed);
+        let traits = (0..traits * dimension).map(|_| normal(&mut r) / (dimension as f32).sqrt()).collect();
+        Self { dimension, common: Source::clustered(dimension, 12, Self::CLUSTERS, seed + 1), traits }
+    }
+
+    pub fn row(&self, r: &mut ChaCha8Rng) -> Vec<f32> {
+        let cluster = r.random_range(0..Self::CLUSTERS);
+        let mut row = self.common.row_of(cluster, r);
+        let traits = self.traits.len() / self.dimension;
+        let outstanding =
+            if r.random_range(0..5) == 0 { (cluster + Self::CLUSTERS * r.random_range(0..3)) % traits } else { traits };
+        for (number, direction) in self.traits.chunks_exact(self.dimension).enumerate() {
+            let degree = if number == outstanding { 12.0 * r.random::<f32>() } else { 0.0 };
+            let amount = 1.0 * normal(r) + degree;
+            row.iter_mut().zip(direction).for_each(|(x, d)| *x += amount * d);
+        }
+        of_unit_length(row)
+    }
+
+    /// What describes one of the traits, and the others a little.
+    pub fn description(&self, r: &mut ChaCha8Rng) -> Vec<f32> {
+        let described = r.random_range(0..self.traits.len() / self.dimension);
+        let mut query = vec![0.0; self.dimension];
+        for (number, direction) in self.traits.chunks_exact(self.dimension).enumerate() {
+            let amount = if number == described { 1.0 } else { 0.2 * normal(r) };
+            query.iter_mut().zip(direction).for_each(|(x, d)| *x += amount * d);
+        }
+        of_unit_length(query)
+    }
+}
+
+fn of_unit_length(mut vector: Vec<f32>) -> Vec<f32> {
+    let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
+    vector.iter_mut().for_each(|x| *x /= length);
+    vector
 }
 
 /// A table: rows by their place.

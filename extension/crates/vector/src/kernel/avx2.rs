@@ -24,8 +24,8 @@ pub(super) fn detect() -> Option<Kernels> {
         // SAFETY: handed out only after AVX2 was detected.
         above: |scores, limit| unsafe { avx2_codes::above(scores, limit) },
         // SAFETY: handed out only after AVX2 was detected.
-        upper_tails: |threshold, centres, inverses, weights| unsafe {
-            avx2_codes::upper_tails(threshold, centres, inverses, weights)
+        upper_tails: |threshold, scale, centres, inverses, weights| unsafe {
+            avx2_codes::upper_tails(threshold, scale, centres, inverses, weights)
         },
     })
 }

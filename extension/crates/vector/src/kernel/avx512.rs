@@ -25,8 +25,8 @@ pub(super) fn detect() -> Option<Kernels> {
             // SAFETY: handed out only after AVX-512F was detected.
             above: |scores, limit| unsafe { avx512_codes::above(scores, limit) },
             // SAFETY: handed out only after AVX-512F was detected.
-            upper_tails: |threshold, centres, inverses, weights| unsafe {
-                avx512_codes::upper_tails(threshold, centres, inverses, weights)
+            upper_tails: |threshold, scale, centres, inverses, weights| unsafe {
+                avx512_codes::upper_tails(threshold, scale, centres, inverses, weights)
             },
         })
 }

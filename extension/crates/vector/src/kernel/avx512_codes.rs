@@ -84,6 +84,6 @@ pub(super) fn above(scores: &[f32; BLOCK_ROWS], limit: f32) -> u32 {
 
 /// See [`super::Kernels::upper_tails`]: the plain loop, for the compiler to vectorise with these instructions.
 #[target_feature(enable = "avx512f")]
-pub(super) fn upper_tails(threshold: f32, centres: &[f32], inverses: &[f32], weights: &[f32]) -> f32 {
-    super::scalar::upper_tails(threshold, centres, inverses, weights)
+pub(super) fn upper_tails(threshold: f32, scale: f32, centres: &[f32], inverses: &[f32], weights: &[f32]) -> f32 {
+    super::scalar::upper_tails(threshold, scale, centres, inverses, weights)
 }

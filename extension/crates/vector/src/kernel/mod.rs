@@ -53,10 +53,13 @@ pub struct Kernels {
     pub dot_bytes: fn(bytes: &[u8], signed: &[i8]) -> i32,
     /// A bit for each score above a limit.
     pub above: fn(scores: &[f32; BLOCK_ROWS], limit: f32) -> u32,
-    /// How many of the things spread around `centres` are expected above a threshold: the sum of `weights[i]` times the
-    /// probability, within .01, that a standard normal variable exceeds `(threshold - centres[i]) * inverses[i]`.
-    pub upper_tails: fn(threshold: f32, centres: &[f32], inverses: &[f32], weights: &[f32]) -> f32,
+    /// See [`UpperTails`].
+    pub upper_tails: UpperTails,
 }
+
+/// How many of the things spread around `centres` are expected above a threshold: the sum of `weights[i]` times the
+/// probability, within .01, that a standard normal variable exceeds `(threshold - centres[i]) * inverses[i] * scale`.
+pub type UpperTails = fn(threshold: f32, scale: f32, centres: &[f32], inverses: &[f32], weights: &[f32]) -> f32;
 
 /// Rows that [`Kernels::lookup_sums`] handles at a time.
 pub const BLOCK_ROWS: usize = 32;

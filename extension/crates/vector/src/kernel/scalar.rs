@@ -52,18 +52,18 @@ pub fn above(scores: &[f32; BLOCK_ROWS], limit: f32) -> u32 {
 
 /// See [`Kernels::upper_tails`].
 #[inline(always)]
-pub fn upper_tails(threshold: f32, centres: &[f32], inverses: &[f32], weights: &[f32]) -> f32 {
+pub fn upper_tails(threshold: f32, scale: f32, centres: &[f32], inverses: &[f32], weights: &[f32]) -> f32 {
     assert!(centres.len() == inverses.len() && centres.len() == weights.len());
     let ((centres, a), (inverses, b), (weights, c)) =
         (centres.as_chunks::<LANES>(), inverses.as_chunks::<LANES>(), weights.as_chunks::<LANES>());
     let mut lanes = [0f32; LANES];
     for ((centres, inverses), weights) in centres.iter().zip(inverses).zip(weights) {
         for lane in 0..LANES {
-            lanes[lane] += weights[lane] * upper_tail((threshold - centres[lane]) * inverses[lane]);
+            lanes[lane] += weights[lane] * upper_tail((threshold - centres[lane]) * (inverses[lane] * scale));
         }
     }
-    let rest =
-        a.iter().zip(b).zip(c).map(|((centre, inverse), weight)| weight * upper_tail((threshold - centre) * inverse));
+    let rest = a.iter().zip(b).zip(c);
+    let rest = rest.map(|((centre, inverse), weight)| weight * upper_tail((threshold - centre) * (inverse * scale)));
     lanes.iter().sum::<f32>() + rest.sum::<f32>()
 }
 
