@@ -154,6 +154,33 @@ fn a_suppressed_update_is_told_of_the_row() {
 }
 
 #[test]
+fn a_trigger_that_changes_other_rows_before_theirs_is_refused_as_in_any_update() {
+    let (_cluster, mut session) = attached("sync");
+    // The vectors of a request are stored in one UPDATE, which does not go on where a row was changed under it.
+    session
+        .batch_execute(
+            "CREATE FUNCTION before() RETURNS trigger LANGUAGE plpgsql AS
+                 $$ BEGIN
+                      IF NEW.id = 5 AND NEW.note IS NULL THEN UPDATE clips SET note = 'x' WHERE id = 6; END IF;
+                      RETURN NEW;
+                    END $$;
+             CREATE TRIGGER before BEFORE UPDATE ON clips FOR EACH ROW EXECUTE FUNCTION before();",
+        )
+        .unwrap();
+    let error = copy(&mut session, 20, None).unwrap_err();
+    assert_eq!(state(&error).code(), "27000", "{}", words(&error));
+    assert_eq!(number(&mut session, "SELECT count(*) FROM clips"), 0);
+    session
+        .batch_execute(
+            "DROP TRIGGER before ON clips;
+             CREATE TRIGGER before AFTER UPDATE ON clips FOR EACH ROW EXECUTE FUNCTION before();",
+        )
+        .unwrap();
+    copy(&mut session, 20, None).unwrap();
+    check_all(&mut session, 20);
+}
+
+#[test]
 fn a_queue_with_room_for_one_request_takes_them_one_by_one() {
     let cluster = cluster_with(Options::default(), &[("esr.embedder_queue", "1")]);
     let mut session = cluster.connect().unwrap();

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# emulated-neon.sh: runs the tests of the kernels and of the index on AArch64, so that the NEON code runs where no such CPU is
+# at hand. Opt-in: takes Debian's cross compiler and QEMU's user mode emulation (apt) and rustup's standard library for the
+# target; slow, since every instruction is translated. Arguments go to `cargo test` (default: the two crates' tests).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+target=aarch64-unknown-linux-gnu
+sudo=""
+[ "$(id -u)" = 0 ] || sudo=sudo
+missing=()
+for package in qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross; do
+    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q "ok installed" || missing+=("$package")
+done
+[ ${#missing[@]} = 0 ] || DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq "${missing[@]}" >&2
+rustup target list --installed | grep -qx "$target" || rustup target add "$target"
+
+export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
+export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu"
+[ $# != 0 ] || set -- -p esr-vector -p esr-ivf
+exec cargo test --target "$target" --no-fail-fast "$@"
