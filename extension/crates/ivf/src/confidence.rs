@@ -247,6 +247,7 @@ mod tests {
             order.take_next();
         }
     }
+
     #[test]
     fn rows_found_where_none_were_expected_widen_what_is_expected_elsewhere() {
         let lists = || (0..20).map(|i| list(i, -(i as f32) / 20.0)).collect();
