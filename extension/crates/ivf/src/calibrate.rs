@@ -60,6 +60,7 @@ pub fn calibrate<S: PageStore>(store: &S, seed: u64) -> Result<(), StoreError> {
         }
     }
     score_all(store, &structure, &mut queries)?;
+    queries.iter_mut().for_each(Query::finish);
     let mut found: Vec<Found> = Vec::new();
     for rank in RANKS {
         let runs: Vec<Run> = queries.iter().filter_map(|query| query.run(&structure, rank as usize)).collect();
@@ -139,8 +140,10 @@ struct Query {
     estimator: Estimator,
     /// The row it was made from, which would find itself; to other queries no row is planted so near either.
     own: RowId,
-    /// Best rows so far with their lists, unsorted.
+    /// Best rows so far with their lists, unsorted until the end.
     best: Vec<(f32, u32)>,
+    /// Lists of the best rows with their places among them, by list.
+    places: Vec<(u32, u32)>,
     above: f32,
     errors: Errors,
 }
@@ -203,7 +206,7 @@ impl Query {
         }
         let estimator = Estimator::new(structure, rotated, 0.0, squared);
         let errors = Errors { table: Arc::clone(errors), deviation: estimator.error, state: random.random() };
-        Self { estimator, own: row, best: Vec::new(), above: f32::NEG_INFINITY, errors }
+        Self { estimator, own: row, best: Vec::new(), places: Vec::new(), above: f32::NEG_INFINITY, errors }
     }
 
     fn add(&mut self, score: f32, list: u32) {
@@ -217,41 +220,51 @@ impl Query {
         }
     }
 
+    /// Once all rows have been added.
+    fn finish(&mut self) {
+        self.best.sort_unstable_by(|a, b| b.0.total_cmp(&a.0));
+        self.places = self.best.iter().zip(0..).map(|(&(_, list), place)| (list, place)).collect();
+        self.places.sort_unstable();
+    }
+
+    /// Places among the best of the rows of a list.
+    fn places(&self, list: u32) -> impl Iterator<Item = u32> {
+        let first = self.places.partition_point(|&(other, _)| other < list);
+        self.places[first..].iter().take_while(move |&&(other, _)| other == list).map(|&(_, place)| place)
+    }
+
     /// Expectation and truth as lists are read in the order of a search; `None` if there are too few rows.
     fn run(&self, structure: &Structure, rank: usize) -> Option<Run> {
-        let mut best = self.best.clone();
-        best.sort_unstable_by(|a, b| b.0.total_cmp(&a.0));
-        if best.len() < rank {
-            return None;
-        }
-        let truth = &best[..rank];
+        let (last, _) = *self.best.get(rank - 1)?;
         let mut order = Order::new(self.estimator.lists(structure));
-        let mut found: Vec<(f32, u32)> = Vec::new();
-        let mut hits = 0;
+        // Places of the rows found, and how many lists had been read when each was.
+        let (mut found, mut found_at) = (Vec::new(), vec![0; self.best.len()]);
         let mut steps = Vec::new();
         let mut look_at = 0;
         while let Some(next) = order.take_next() {
-            let found_at = order.taken() as u32;
-            found.extend(best.iter().filter(|(_, list)| *list == next.list).map(|(score, _)| (*score, found_at)));
-            hits += truth.iter().filter(|(_, list)| *list == next.list).count();
+            for place in self.places(next.list) {
+                found.push(place as usize);
+                found_at[place as usize] = order.taken() as u32;
+            }
             // As searches do, look at the expectation less often the longer it takes.
             if found.len() < rank || (order.taken() < look_at && !order.is_exhausted()) {
                 continue;
             }
             look_at = order.taken() + 1 + order.taken() / 8;
-            found.sort_unstable_by(|a, b| b.0.total_cmp(&a.0));
-            let tracked = &found[..TRACKED.min(found.len())];
-            let tracked_at: Vec<u32> = tracked.iter().map(|(_, lists)| *lists).collect();
-            order.learn(tracked[tracked.len() - 1].0, &tracked_at, 1.0);
-            let expected = order.expected_above(found[rank - 1].0) / rank as f32;
-            let recall = hits as f32 / rank as f32;
+            let tracked = TRACKED.min(found.len());
+            found.select_nth_unstable(tracked - 1);
+            let tracked_at: Vec<u32> = found[..tracked].iter().map(|&place| found_at[place]).collect();
+            order.learn(self.best[found[tracked - 1]].0, &tracked_at, 1.0);
+            let (_, &mut place, _) = found.select_nth_unstable(rank - 1);
+            let expected = order.expected_above(self.best[place].0) / rank as f32;
+            let recall = found.iter().filter(|&&place| place < rank).count() as f32 / rank as f32;
             steps.push(Step { expected, recall, lists: order.taken() as f32 });
             if expected < 1e-7 {
                 break;
             }
         }
         let rows = structure.meta.rows.get() as f32;
-        Some(Run { steps, surprise: self.estimator.all_rows.surprise(truth[rank - 1].0, rank as f32, rows) })
+        Some(Run { steps, surprise: self.estimator.all_rows.surprise(last, rank as f32, rows) })
     }
 }
 
