@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# setup.sh [demo|train|page]...: installs the Debian packages that building, testing and the demo need, if any is missing.
+# setup.sh [demo|train|arm]...: installs the Debian packages that building, testing and the demo need, if any is missing.
 # Works as root, or as an ordinary user with sudo; otherwise says what to install. Asks nothing and touches no cluster.
 set -euo pipefail
 
@@ -8,7 +8,9 @@ for extra in "$@"; do
     case "$extra" in
         # speech synthesisers: the demo's own clips, and the trainer's synthesised styles
         demo | train) packages+=(espeak-ng flite) ;;
-        *) echo "setup.sh: unknown part '$extra' (demo, train)" >&2; exit 2 ;;
+        # cross compiler and emulator: the NEON kernels' tests on another CPU
+        arm) packages+=(qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross) ;;
+        *) echo "setup.sh: unknown part '$extra' (demo, train, arm)" >&2; exit 2 ;;
     esac
 done
 

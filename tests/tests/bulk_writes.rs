@@ -39,8 +39,8 @@ fn check_all(session: &mut Client, rows: i64) {
 fn trigger(session: &mut Client, when: &str, body: &str) {
     session
         .batch_execute(&format!(
-            "CREATE OR REPLACE FUNCTION act() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} RETURN NULL; END $$;
-             CREATE OR REPLACE TRIGGER act AFTER {when} ON clips FOR EACH ROW EXECUTE FUNCTION act();"
+            "CREATE OR REPLACE FUNCTION act() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} RETURN NEW; END $$;
+             CREATE OR REPLACE TRIGGER act {when} ON clips FOR EACH ROW EXECUTE FUNCTION act();"
         ))
         .unwrap();
 }
@@ -66,7 +66,7 @@ fn a_statement_that_ends_early_takes_its_requests_with_it() {
     for (what, code) in [("pg_cancel_backend", "57014"), ("pg_terminate_backend", "57P01")] {
         trigger(
             &mut session,
-            "UPDATE",
+            "AFTER UPDATE",
             &format!("IF NEW.id = 40 THEN PERFORM {what}(pg_backend_pid()); PERFORM pg_sleep(10); END IF;"),
         );
         let error = copy(&mut session, 200, None).unwrap_err();
@@ -85,7 +85,7 @@ fn a_statement_that_ends_early_takes_its_requests_with_it() {
 #[test]
 fn an_embedder_that_dies_meanwhile_costs_the_statement_at_most() {
     let (cluster, mut session) = attached("sync");
-    trigger(&mut session, "UPDATE", "IF NEW.id = 40 THEN PERFORM pg_sleep(1.5); END IF;");
+    trigger(&mut session, "AFTER UPDATE", "IF NEW.id = 40 THEN PERFORM pg_sleep(1.5); END IF;");
     let embedder = cluster.embedders();
     assert!(embedder.len() <= 1);
     let copying = std::thread::spawn(move || {
@@ -115,7 +115,7 @@ fn rows_that_triggers_delete_move_or_change_while_they_are_computed() {
     // The first row of the second request; what it touches is on its way, or waits, or has its vector.
     trigger(
         &mut session,
-        "UPDATE OF style",
+        "AFTER UPDATE OF style",
         "IF NEW.id = 34 THEN
              DELETE FROM clips WHERE id IN (10, 70, 71, 140);
              UPDATE clips SET note = 'moved' WHERE id IN (11, 72, 73, 141, 200);
@@ -135,18 +135,12 @@ fn rows_that_triggers_delete_move_or_change_while_they_are_computed() {
 #[test]
 fn a_suppressed_update_is_told_of_the_row() {
     let (_cluster, mut session) = attached("sync");
-    session
-        .batch_execute(
-            "CREATE FUNCTION never() RETURNS trigger LANGUAGE plpgsql AS
-                 $$ BEGIN IF NEW.id = 77 THEN RETURN NULL; END IF; RETURN NEW; END $$;
-             CREATE TRIGGER never BEFORE UPDATE ON clips FOR EACH ROW EXECUTE FUNCTION never();",
-        )
-        .unwrap();
+    trigger(&mut session, "BEFORE UPDATE", "IF NEW.id = 77 THEN RETURN NULL; END IF;");
     let error = copy(&mut session, 120, None).unwrap_err();
     assert_eq!(state(&error).code(), "09000", "{}", words(&error));
     assert!(words(&error).contains("row (id = 77)"), "{}", words(&error));
     session
-        .batch_execute("DROP TRIGGER never ON clips; CREATE RULE other AS ON UPDATE TO clips DO INSTEAD NOTHING")
+        .batch_execute("DROP TRIGGER act ON clips; CREATE RULE other AS ON UPDATE TO clips DO INSTEAD NOTHING")
         .unwrap();
     let error = copy(&mut session, 120, None).unwrap_err();
     assert_eq!(state(&error).code(), "09000", "{}", words(&error));
@@ -157,25 +151,12 @@ fn a_suppressed_update_is_told_of_the_row() {
 fn a_trigger_that_changes_other_rows_before_theirs_is_refused_as_in_any_update() {
     let (_cluster, mut session) = attached("sync");
     // The vectors of a request are stored in one UPDATE, which does not go on where a row was changed under it.
-    session
-        .batch_execute(
-            "CREATE FUNCTION before() RETURNS trigger LANGUAGE plpgsql AS
-                 $$ BEGIN
-                      IF NEW.id = 5 AND NEW.note IS NULL THEN UPDATE clips SET note = 'x' WHERE id = 6; END IF;
-                      RETURN NEW;
-                    END $$;
-             CREATE TRIGGER before BEFORE UPDATE ON clips FOR EACH ROW EXECUTE FUNCTION before();",
-        )
-        .unwrap();
+    let change = "IF NEW.id = 5 AND NEW.note IS NULL THEN UPDATE clips SET note = 'x' WHERE id = 6; END IF;";
+    trigger(&mut session, "BEFORE UPDATE", change);
     let error = copy(&mut session, 20, None).unwrap_err();
     assert_eq!(state(&error).code(), "27000", "{}", words(&error));
     assert_eq!(number(&mut session, "SELECT count(*) FROM clips"), 0);
-    session
-        .batch_execute(
-            "DROP TRIGGER before ON clips;
-             CREATE TRIGGER before AFTER UPDATE ON clips FOR EACH ROW EXECUTE FUNCTION before();",
-        )
-        .unwrap();
+    trigger(&mut session, "AFTER UPDATE", change);
     copy(&mut session, 20, None).unwrap();
     check_all(&mut session, 20);
 }

@@ -28,18 +28,15 @@ impl Allowances {
     /// The number of missing rows that may be expected when a search emits its row number `rank`, to which the query's
     /// surprise is this.
     pub fn missing(&self, rank: u64, surprise: f32) -> f32 {
-        let (row, down) = row(rank);
         let log = |row: usize| between_classes(&self.surprises[row], &self.logs[row], surprise);
-        let log = if down == 0.0 { log(row) } else { mix(log(row), log(row + 1), down) };
-        log.exp() * rank as f32
+        between_ranks(rank, log).exp() * rank as f32
     }
 }
 
 /// Lists read, on average, by a search for `target` recall that emits `rank` rows.
 pub fn lists_probed(meta: &Meta, target: f64, rank: u64) -> f32 {
-    let ((column, across), (row, down)) = (column(target), row(rank));
-    let at = |row: usize| mix(meta.probed[row][column - 1].get(), meta.probed[row][column].get(), across);
-    if down == 0.0 { at(row) } else { mix(at(row), at(row + 1), down) }
+    let (column, across) = column(target);
+    between_ranks(rank, |row| mix(meta.probed[row][column - 1].get(), meta.probed[row][column].get(), across))
 }
 
 /// The column of the next larger target, and how far from the one before it the target lies.
@@ -49,14 +46,14 @@ pub(crate) fn column(target: f64) -> (usize, f32) {
     (column, (target - TARGETS[column - 1]) / (TARGETS[column] - TARGETS[column - 1]))
 }
 
-/// The row of the next smaller rank, and how far towards the one after it the rank lies, in logarithms.
-fn row(rank: u64) -> (usize, f32) {
-    let place = RANKS.partition_point(|&known| u64::from(known) <= rank);
+/// What is known of each of [`RANKS`], at one: in between, by logarithms, and as for the outermost beyond them.
+fn between_ranks(rank: u64, known: impl Fn(usize) -> f32) -> f32 {
+    let place = RANKS.partition_point(|&other| u64::from(other) <= rank);
     if place == 0 || place == RANKS.len() {
-        return (place.min(RANKS.len() - 1), 0.0);
+        return known(place.min(RANKS.len() - 1));
     }
     let (low, high) = (RANKS[place - 1] as f32, RANKS[place] as f32);
-    (place - 1, (rank as f32 / low).ln() / (high / low).ln())
+    mix(known(place - 1), known(place), (rank as f32 / low).ln() / (high / low).ln())
 }
 
 pub(crate) fn mix(a: f32, b: f32, t: f32) -> f32 {

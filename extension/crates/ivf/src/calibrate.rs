@@ -92,9 +92,8 @@ fn seeds<S: PageStore>(
 ) -> Result<Vec<(RowId, Vec<f32>)>, StoreError> {
     let Kind::Pointing(power) = kind else { return sample_rows(store, structure, count, random) };
     let divisors = trial::divisors(&structure.model.rotation.variances, power);
-    let reach = |(_, row): &(RowId, Vec<f32>)| trial::reach(row, &divisors);
     let rows = sample_rows(store, structure, count * trial::FURTHEST_OF, random)?;
-    let furthest = |rows: &[(RowId, Vec<f32>)]| rows.iter().max_by(|a, b| reach(a).total_cmp(&reach(b))).cloned();
+    let furthest = |rows: &[(RowId, Vec<f32>)]| trial::furthest(rows.iter(), |&(_, row)| row, &divisors).cloned();
     Ok(rows.chunks(trial::FURTHEST_OF).filter_map(furthest).collect())
 }
 

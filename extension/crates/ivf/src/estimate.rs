@@ -34,7 +34,8 @@ impl Estimator {
         let deviation = (weighted(&rotated, &model.scatter) + outside * model.scatter_left_out).sqrt();
         let error =
             error_of_codes(&model.rotation, &model.quantiser, &rotated, outside) + tables.rounding * tables.rounding;
-        let all_rows = AllRows::new(&model.rotation, structure.metric(), &rotated, base, outside);
+        let all_rows =
+            AllRows::new(&model.rotation, structure.rotated_mean(), structure.metric(), &rotated, base, outside);
         Self { rotated, base, deviation, tables, error: error.sqrt(), all_rows }
     }
 
@@ -62,8 +63,7 @@ impl Estimator {
 /// Variance of the difference between a row's product with a query and the same product with what its code stands for; the
 /// query is rotated, `outside` its squared length in the directions left out.
 pub fn error_of_codes(rotation: &Rotation, quantiser: &Quantiser, rotated: &[f32], outside: f32) -> f32 {
-    let directions_left_out = (rotation.dimension() - rotation.axis_count()).max(1) as f32;
-    weighted(rotated, quantiser.errors()) + outside * rotation.left_out / directions_left_out
+    weighted(rotated, quantiser.errors()) + outside * rotation.left_out_each()
 }
 
 /// Variance along a rotated direction, given that along each axis.

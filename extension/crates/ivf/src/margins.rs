@@ -67,23 +67,22 @@ pub fn measure(
     let (dimension, axes) = (rotation.dimension(), rotation.axis_count());
     let all = sample.len() / dimension;
     let rows = all.min(ROWS);
+    let rotated_mean = rotation.rotate_direction(&rotation.mean);
     let mut random = ChaCha8Rng::seed_from_u64(options.seed ^ 0x3a59_1ef2);
     let queries: Vec<Trial> = (0..QUERIES.min(rows))
         .map(|number| {
             let kind = trial::KINDS[number % trial::KINDS.len()];
-            let mut own = random.random_range(0..all);
+            let mut any = || random.random_range(0..all);
             if let Kind::Pointing(power) = kind {
                 let divisors = trial::divisors(&rotation.variances, power);
                 let rotated = |row: usize| &rotated[row * axes..(row + 1) * axes];
-                let reach = |row: usize| trial::reach(rotated(row), &divisors);
-                for _ in 1..trial::FURTHEST_OF {
-                    let other = random.random_range(0..all);
-                    own = if reach(other) > reach(own) { other } else { own };
-                }
+                let some = (0..trial::FURTHEST_OF).map(|_| any());
+                let own = trial::furthest(some, |&row| rotated(row), &divisors).expect("some rows");
                 let mut row = rotated(own).to_vec();
                 trial::point(&mut row, &divisors, options.metric);
                 return (own, rotation.turn_back(&row));
             }
+            let own = any();
             let mut query = sample[own * dimension..(own + 1) * dimension].to_vec();
             if kind == Kind::Beside {
                 trial::add_noise(&mut query, dimension, &mut random);
@@ -94,7 +93,7 @@ pub fn measure(
     let mut tried = parallel::map_blocks(&queries, TOGETHER, options.threads, |queries| {
         let near = nearest(queries, &sample[..rows * dimension], dimension, options.metric);
         let tried = |((_, query), near): (&Trial, Vec<(f32, usize)>)| {
-            let seen = Seen::new(query, rotation, options.metric);
+            let seen = Seen::new(query, rotation, &rotated_mean, options.metric);
             let last = near.last().map_or(0.0, |&(score, _)| score);
             let surprise = seen.all_rows.surprise(last, near.len() as f32, rows as f32);
             (surprise, shortfalls(&seen, &near, sample, rotated, rotation, quantiser))
@@ -125,12 +124,12 @@ struct Seen<'a> {
 }
 
 impl<'a> Seen<'a> {
-    fn new(query: &'a [f32], rotation: &Rotation, metric: Metric) -> Self {
+    fn new(query: &'a [f32], rotation: &Rotation, rotated_mean: &[f32], metric: Metric) -> Self {
         let dot = esr_vector::kernels().dot;
         let rotated = rotation.rotate_direction(query);
         let outside = (dot(query, query) - dot(&rotated, &rotated)).max(0.0);
         let base = dot(query, &rotation.mean);
-        let all_rows = AllRows::new(rotation, metric, &rotated, base, outside);
+        let all_rows = AllRows::new(rotation, rotated_mean, metric, &rotated, base, outside);
         Self { query, rotated, base, outside, all_rows }
     }
 }
@@ -225,10 +224,11 @@ mod tests {
         let queries: Vec<Trial> =
             cloud(150, DIMENSION, &mut random).chunks_exact(DIMENSION).map(|row| (ROWS, row.to_vec())).collect();
         let near = nearest(&queries, &sample, DIMENSION, Metric::Cosine);
+        let rotated_mean = rotation.rotate_direction(&rotation.mean);
         for may_miss in [0.1, 0.05, 0.01] {
             let (mut missed, mut all) = (0.0, 0.0);
             for ((_, query), near) in queries.iter().zip(&near) {
-                let seen = Seen::new(query, &rotation, Metric::Cosine);
+                let seen = Seen::new(query, &rotation, &rotated_mean, Metric::Cosine);
                 let surprise = seen.all_rows.surprise(near[NEAR - 1].0, NEAR as f32, ROWS as f32);
                 let margin = margins.at(may_miss, surprise);
                 let found = shortfalls(&seen, near, &sample, &rotated, &rotation, &quantiser);

@@ -108,6 +108,11 @@ impl Rotation {
         self.variances.len()
     }
 
+    /// Variance in each of the directions left out.
+    pub fn left_out_each(&self) -> f32 {
+        self.left_out / (self.dimension() - self.axis_count()).max(1) as f32
+    }
+
     /// Elements of a vector.
     pub fn dimension(&self) -> usize {
         self.mean.len()

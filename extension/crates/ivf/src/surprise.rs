@@ -6,6 +6,7 @@
 
 use esr_vector::Metric;
 
+use crate::allowance::mix;
 use crate::estimate::weighted;
 use crate::page::CLASSES;
 use crate::rotation::Rotation;
@@ -19,15 +20,21 @@ pub struct AllRows {
 }
 
 impl AllRows {
-    /// For a rotated query, given its product with the mean row and its squared length in the directions left out.
-    pub fn new(rotation: &Rotation, metric: Metric, rotated: &[f32], base: f32, outside: f32) -> Self {
-        let directions_left_out = (rotation.dimension() - rotation.axis_count()).max(1) as f32;
-        let left_out = outside * rotation.left_out / directions_left_out;
+    /// For a rotated query, given the rotated mean row, the query's product with the mean row and its squared length in the
+    /// directions left out.
+    pub fn new(
+        rotation: &Rotation,
+        rotated_mean: &[f32],
+        metric: Metric,
+        rotated: &[f32],
+        base: f32,
+        outside: f32,
+    ) -> Self {
+        let left_out = outside * rotation.left_out_each();
         let (middle, variance) = if metric == Metric::Euclidean {
             // Half the squared length is taken away: m r + |r|^2 / 2 for a row m + r, and |m|^2 / 2.
             let dot = esr_vector::kernels().dot;
-            let mean = rotation.rotate_direction(&rotation.mean);
-            let from_mean: Vec<f32> = rotated.iter().zip(mean).map(|(q, m)| q - m).collect();
+            let from_mean: Vec<f32> = rotated.iter().zip(rotated_mean).map(|(q, m)| q - m).collect();
             let varies = rotation.variances.iter().sum::<f32>() + rotation.left_out;
             let of_lengths = 0.5 * dot(&rotation.variances, &rotation.variances);
             let middle = base - 0.5 * (dot(&rotation.mean, &rotation.mean) + varies);
@@ -52,7 +59,7 @@ pub fn between_classes(surprises: &[f32; CLASSES], known: &[f32; CLASSES], surpr
         return known[class.min(CLASSES - 1)];
     }
     let along = (surprise - surprises[class - 1]) / (surprises[class] - surprises[class - 1]);
-    known[class - 1] * (1.0 - along) + known[class] * along
+    mix(known[class - 1], known[class], along)
 }
 
 /// Divides what was tried, in the order of its surprise, into classes; says what is in the middle of each, increasing. A class is

@@ -87,7 +87,7 @@ pub fn train(
     }
     let scatter: Vec<f32> = scatter.iter().map(|sum| (sum / rows as f64) as f32).collect();
     let total = scatter.iter().sum::<f32>().max(f32::MIN_POSITIVE);
-    let left_out = rotation.left_out / (dimension - axes).max(1) as f32;
+    let left_out = rotation.left_out_each();
     let margins = margins::measure(sample, &rotated, &rotation, &quantiser, options);
     let model = Model { rotation, quantiser, scatter, scatter_left_out: left_out, margins };
     Trained { model, centroids, is_trained: true, scatter: total }

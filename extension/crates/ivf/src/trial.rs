@@ -52,8 +52,13 @@ pub fn divisors(variances: &[f32], power: f32) -> Vec<f32> {
     variances.iter().map(|variance| variance.max(least).powf(power)).collect()
 }
 
-/// How far out a row lies, rotated and relative to the middle of all rows, for a query that points there.
-pub fn reach(row: &[f32], divisors: &[f32]) -> f32 {
+/// Which of some rows, rotated and relative to the middle of all rows, lies furthest out for a query that points there.
+pub fn furthest<'a, T>(rows: impl Iterator<Item = T>, row: impl Fn(&T) -> &'a [f32], divisors: &[f32]) -> Option<T> {
+    let with_reach = rows.map(|item| (reach(row(&item), divisors), item));
+    with_reach.reduce(|best, other| if other.0 > best.0 { other } else { best }).map(|(_, item)| item)
+}
+
+fn reach(row: &[f32], divisors: &[f32]) -> f32 {
     row.iter().zip(divisors).map(|(x, divisor)| (x / divisor).powi(2)).sum()
 }
 

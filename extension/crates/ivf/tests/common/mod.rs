@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use esr_ivf::build::{Axes, BuildOptions, RowSource, Silent};
 use esr_ivf::memory::MemoryStore;
+use esr_ivf::structure::normalised;
 use esr_ivf::{ExactVectors, Key, RowId, Search, SearchOptions, TableVectors, current};
 use esr_vector::Metric;
 use esr_vector::metric::distance;
@@ -68,7 +69,7 @@ impl Source {
 /// Rows that differ much along some directions and little along others, where a few stand out: as recordings differ by
 /// speaker and microphone, while a style is rare and shows in little. Each trait is that of a few clusters.
 pub struct Rare {
-    pub dimension: usize,
+    dimension: usize,
     common: Source,
     /// Directions, `count x dimension`.
     traits: Vec<f32>,
@@ -91,10 +92,10 @@ impl Rare {
             if r.random_range(0..5) == 0 { (cluster + Self::CLUSTERS * r.random_range(0..3)) % traits } else { traits };
         for (number, direction) in self.traits.chunks_exact(self.dimension).enumerate() {
             let degree = if number == outstanding { 12.0 * r.random::<f32>() } else { 0.0 };
-            let amount = 1.0 * normal(r) + degree;
+            let amount = normal(r) + degree;
             row.iter_mut().zip(direction).for_each(|(x, d)| *x += amount * d);
         }
-        of_unit_length(row)
+        normalised(Metric::Cosine, &row).expect("a row of some length")
     }
 
     /// What describes one of the traits, and the others a little.
@@ -105,14 +106,8 @@ impl Rare {
             let amount = if number == described { 1.0 } else { 0.2 * normal(r) };
             query.iter_mut().zip(direction).for_each(|(x, d)| *x += amount * d);
         }
-        of_unit_length(query)
+        normalised(Metric::Cosine, &query).expect("a query of some length")
     }
-}
-
-fn of_unit_length(mut vector: Vec<f32>) -> Vec<f32> {
-    let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
-    vector.iter_mut().for_each(|x| *x /= length);
-    vector
 }
 
 /// A table: rows by their place.
