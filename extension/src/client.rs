@@ -7,6 +7,7 @@
 
 mod connect;
 mod connection;
+mod memory_file;
 
 use std::cell::{Cell, RefCell};
 use std::io;

@@ -10,6 +10,7 @@ use esr_wire::{Class, FailureKind, Request, RequestBody, Response, ResponseBody}
 
 use super::EmbedError;
 use super::connect::Embedder;
+use super::memory_file;
 use crate::server::{self, Interest, OnPostmasterDeath};
 use crate::settings;
 
@@ -75,7 +76,7 @@ impl Connection {
         let timeout_ms = timeout_ms.map(|left| left.as_millis().try_into().unwrap_or(u32::MAX));
         let frame = esr_wire::encode(&Request { id, timeout_ms, body, class, role: server::role() })
             .map_err(|error| EmbedError::Request(error.to_string()))?;
-        self.write(&frame, &deadline)?;
+        self.write_frame(&frame, &deadline)?;
         let is_statement_shorter = statement.is_some_and(|left| patience.is_none_or(|all| left < all));
         Ok(Sent { id, deadline, ahead, is_statement_shorter })
     }
@@ -98,6 +99,20 @@ impl Connection {
             }
             EmbedError::Refused(failure)
         })
+    }
+
+    /// A large frame goes by memory file, where one is to be had.
+    fn write_frame(&mut self, frame: &[u8], deadline: &Deadline) -> Result<(), EmbedError> {
+        let file =
+            (frame.len() >= esr_wire::MEMORY_FILE_FROM).then(|| memory_file::holding(&frame[4..]).ok()).flatten();
+        let Some(file) = file else { return self.write(frame, deadline) };
+        let prefix = esr_wire::memory_file_prefix(frame);
+        loop {
+            match memory_file::pass(&self.stream, &prefix, &file) {
+                Ok(count) => return self.write(&prefix[count..], deadline),
+                Err(error) => self.wait_or(error, Interest::Writable, deadline)?,
+            }
+        }
     }
 
     fn write(&mut self, mut bytes: &[u8], deadline: &Deadline) -> Result<(), EmbedError> {

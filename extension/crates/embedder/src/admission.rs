@@ -1,9 +1,13 @@
 //! Lets requests into memory, as many bytes as there is room for. Knows frames, not what they say.
 
+use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use esr_wire::{FrameError, Request};
+use esr_wire::{FrameError, Place, Request};
+
+use crate::incoming::Incoming;
 
 /// Bytes that requests may hold together. One alone may always come in: a frame has at most as many.
 pub const ROOM: u64 = 1 << 30;
@@ -56,20 +60,26 @@ impl Admission {
     }
 
     /// Reads the next request, or reads it away if it does not fit beside the others.
-    pub fn read(&self, stream: &mut impl Read) -> Result<(Request, Held<'_>), ReadError> {
-        let frame = |error: FrameError| ReadError::Frame(error);
-        let broken = |error: io::Error| ReadError::Frame(error.into());
-        let mut prefix = [0; 4];
-        stream.read_exact(&mut prefix).map_err(broken)?;
-        let length = esr_wire::frame_length(prefix).map_err(frame)?;
+    pub fn read(&self, stream: &mut impl Incoming) -> Result<(Request, Held<'_>), ReadError> {
+        let (prefix, file) = stream.prefix().map_err(broken)?;
+        match esr_wire::frame_head(prefix).map_err(ReadError::Frame)? {
+            (length, Place::Stream) => self.read_message(stream, length),
+            (length, Place::MemoryFile) => {
+                let file = file.ok_or(ReadError::Frame(FrameError::NoFile))?;
+                self.read_message(&mut FromStart { file, at: 0 }, length)
+            }
+        }
+    }
+
+    fn read_message(&self, source: &mut impl Read, length: usize) -> Result<(Request, Held<'_>), ReadError> {
         match self.admit(length as u64) {
-            Ok(held) => Ok((esr_wire::read_payload(stream, length).map_err(frame)?, held)),
+            Ok(held) => Ok((esr_wire::read_payload(source, length).map_err(ReadError::Frame)?, held)),
             Err(held) => {
                 let mut head = Vec::new();
-                let mut payload = stream.take(length as u64);
+                let mut payload = source.take(length as u64);
                 payload.by_ref().take(HEAD as u64).read_to_end(&mut head).map_err(broken)?;
                 io::copy(&mut payload, &mut io::sink()).map_err(broken)?;
-                let id = esr_wire::decode(&head).map_err(frame)?;
+                let id = esr_wire::decode(&head).map_err(ReadError::Frame)?;
                 Err(ReadError::NoRoom { id, bytes: length as u64, held })
             }
         }
@@ -80,6 +90,24 @@ impl Admission {
         let fits = |held: u64| (held == 0 || bytes == 0 || held + bytes <= self.room).then_some(held + bytes);
         self.held.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fits)?;
         Ok(Held { admission: self, bytes })
+    }
+}
+
+fn broken(error: io::Error) -> ReadError {
+    ReadError::Frame(error.into())
+}
+
+/// A file from its beginning on: both ends share one place in it, and the sender's writing has moved that to its end.
+struct FromStart {
+    file: File,
+    at: u64,
+}
+
+impl Read for FromStart {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read_at(into, self.at)?;
+        self.at += count as u64;
+        Ok(count)
     }
 }
 

@@ -17,6 +17,7 @@ mod connection;
 mod embed;
 mod failure;
 mod gate;
+mod incoming;
 mod inference;
 mod isolate;
 pub mod list;

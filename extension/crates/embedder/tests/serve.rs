@@ -1,10 +1,16 @@
 //! The server as its callers meet it, friendly and hostile.
 
-use std::io::{Read, Write};
+use std::fs::File;
+use std::io::{IoSlice, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use esr_wire::{Failure, FailureKind, PROTOCOL_VERSION, RequestBody, Response, ResponseBody};
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::Signal;
 
 mod server;
@@ -150,6 +156,53 @@ fn broken_frames_cost_only_their_connection() {
         let _ = stream.shutdown(std::net::Shutdown::Write);
         let _ = stream.read_to_end(&mut Vec::new());
         assert_eq!(watcher.texts("tiny", &["calm"]).unwrap().len(), 1);
+    }
+}
+
+/// Sends the length of a frame with a memory file that holds `message`, if there is one.
+fn pass(stream: &UnixStream, frame: &[u8], message: Option<&[u8]>) {
+    let file = message.map(|message| {
+        let mut file = File::from(memfd_create("test", MemfdFlags::CLOEXEC).unwrap());
+        file.write_all(message).unwrap();
+        file
+    });
+    let files: Vec<BorrowedFd> = file.iter().map(|file| file.as_fd()).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !files.is_empty() {
+        assert!(control.push(SendAncillaryMessage::ScmRights(&files)));
+    }
+    let prefix = esr_wire::memory_file_prefix(frame);
+    assert_eq!(sendmsg(stream, &[IoSlice::new(&prefix)], &mut control, SendFlags::NOSIGNAL).unwrap(), prefix.len());
+}
+
+#[test]
+fn a_request_may_lie_in_a_memory_file() {
+    let Some(server) = Server::start() else { return };
+    let mut client = server.client();
+    let texts: Vec<String> = (0..200).map(|n| format!("voice number {n}")).collect();
+    let expected = client.texts("tiny", &texts.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
+    let body = RequestBody::EmbedText { model: "tiny".into(), texts };
+    let frame = esr_wire::encode(&request(9, None, body)).unwrap();
+    for _ in 0..3 {
+        pass(&client.stream, &frame, Some(&frame[4..]));
+        let response: Response = esr_wire::read(&mut client.stream).unwrap();
+        assert_eq!(response.id, 9);
+        let Ok(ResponseBody::Embeddings { values, .. }) = response.body else { panic!("{:?}", response.body) };
+        assert!(distance(&values[..expected[0].len()], &expected[0]) < BATCH_TOLERANCE);
+        assert!(distance(&values[values.len() - expected[0].len()..], &expected[199]) < BATCH_TOLERANCE);
+        // The connection goes on as it was.
+        assert_eq!(client.texts("tiny", &["calm"]).unwrap().len(), 1);
+    }
+    // Without its file, or with less in it than it says: the end of that connection only.
+    for message in [None, Some(&frame[4..frame.len() - 3]), Some(&[][..])] {
+        let mut broken = server.client();
+        pass(&broken.stream, &frame, message);
+        if let Ok(Response { body, .. }) = esr_wire::read(&mut broken.stream) {
+            failed(body, FailureKind::Protocol, None, "memory file");
+        }
+        assert_eq!(broken.stream.read(&mut [0]).unwrap(), 0, "the connection is still open");
+        assert_eq!(client.texts("tiny", &["calm"]).unwrap().len(), 1);
     }
 }
 

@@ -1,7 +1,8 @@
 //! The messages between a PostgreSQL backend and `esr-embedder`, and their framing.
 //!
 //! A frame is a little-endian `u32` length followed by that many bytes of [postcard] encoding one [`Request`] or one
-//! [`Response`]. A connection carries one request at a time; a caller that no longer wants its answer closes the
+//! [`Response`]. A large request lies in a memory file that is passed with the length (see [`Place`]), so that neither end
+//! waits for the other while it is copied through a socket's small buffer. A connection carries one request at a time; a caller that no longer wants its answer closes the
 //! connection, and that is the cancel message. Knows no sockets beyond `Read` and `Write`, no models, no PostgreSQL.
 
 use std::io::{Read, Write};
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 pub use serde_bytes::ByteBuf;
 
 /// Raised whenever a message changes shape; the two ends refuse each other when it differs.
-pub const PROTOCOL_VERSION: u16 = 2;
+pub const PROTOCOL_VERSION: u16 = 3;
 
 /// The embedder's socket, relative to the data directory (every backend's working directory, so that a long data
 /// directory cannot overflow the 108 bytes of `sun_path`).
@@ -21,6 +22,23 @@ pub const LOCK_FILE: &str = "esr_embedder.lock";
 
 /// No frame may be longer: PostgreSQL's own limit on one value is 1 GiB.
 pub const MAX_FRAME_BYTES: u32 = 1 << 30;
+
+/// From this length on a request goes by memory file: it would not fit into a socket's buffer at once, which by default holds
+/// 208 KiB and keeps its own books in it (`net.core.wmem_default`).
+pub const MEMORY_FILE_FROM: usize = 128 * 1024;
+
+/// Set in a length whose message lies in a memory file.
+const IN_MEMORY_FILE: u32 = 1 << 31;
+
+/// Where a frame's message is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Behind the length.
+    Stream,
+    /// In a file of memory (memfd_create(2)), from its beginning on, whose descriptor comes with the length (`SCM_RIGHTS`,
+    /// unix(7)).
+    MemoryFile,
+}
 
 /// What a backend asks for. New fields go to the end: bytes behind what an embedder knows are ignored, so that it still
 /// reads the greeting of a newer extension and can refuse it by its number.
@@ -279,6 +297,9 @@ pub enum FrameError {
     /// Longer than [`MAX_FRAME_BYTES`].
     #[error("frame of {0} bytes is over the limit of {MAX_FRAME_BYTES}")]
     TooLong(u64),
+    /// A length says that the message lies in a memory file, but none came with it.
+    #[error("a frame came without its memory file")]
+    NoFile,
     /// Not the encoding of the expected message.
     #[error("malformed frame: {0}")]
     Malformed(#[from] postcard::Error),
@@ -304,6 +325,18 @@ pub fn decode<M: DeserializeOwned>(payload: &[u8]) -> Result<M, FrameError> {
 pub fn frame_length(prefix: [u8; 4]) -> Result<usize, FrameError> {
     let length = u32::from_le_bytes(prefix);
     if length > MAX_FRAME_BYTES { Err(FrameError::TooLong(u64::from(length))) } else { Ok(length as usize) }
+}
+
+/// The length of an encoded frame as it is sent when the message lies in a memory file.
+pub fn memory_file_prefix(frame: &[u8]) -> [u8; 4] {
+    (frame.len().saturating_sub(4) as u32 | IN_MEMORY_FILE).to_le_bytes()
+}
+
+/// Reads a request's length prefix: how long its message is, and where.
+pub fn frame_head(prefix: [u8; 4]) -> Result<(usize, Place), FrameError> {
+    let word = u32::from_le_bytes(prefix);
+    let place = if word & IN_MEMORY_FILE == 0 { Place::Stream } else { Place::MemoryFile };
+    Ok((frame_length((word & !IN_MEMORY_FILE).to_le_bytes())?, place))
 }
 
 /// Writes one message to a blocking stream.
@@ -376,11 +409,24 @@ mod tests {
 
     #[test]
     fn an_embedder_reads_the_greeting_of_a_newer_extension() {
-        let greeting = RequestBody::Hello { protocol: 3 };
+        let greeting = RequestBody::Hello { protocol: PROTOCOL_VERSION + 1 };
         let request = Request { id: 1, timeout_ms: None, body: greeting, class: Class::Interactive, role: 0 };
         let mut payload = encode(&request).unwrap()[4..].to_vec();
         payload.extend([1, 2, 3]);
         assert_eq!(decode::<Request>(&payload).unwrap(), request);
+    }
+
+    #[test]
+    fn a_length_says_where_its_message_lies() {
+        let frame = encode(&RequestBody::Status).unwrap();
+        let length = frame.len() - 4;
+        let plain = [frame[0], frame[1], frame[2], frame[3]];
+        assert_eq!(frame_head(plain).unwrap(), (length, Place::Stream));
+        let apart = memory_file_prefix(&frame);
+        assert_eq!(frame_head(apart).unwrap(), (length, Place::MemoryFile));
+        // Answers never lie in one.
+        assert!(matches!(frame_length(apart), Err(FrameError::TooLong(_))));
+        assert!(matches!(frame_head(u32::MAX.to_le_bytes()), Err(FrameError::TooLong(_))));
     }
 
     #[test]
