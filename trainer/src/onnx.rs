@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use prost::Message;
-use tch::Kind as TorchKind;
+use tch::{Kind as TorchKind, Tensor};
 
 use crate::graph::{Border, Dim, Fold, Function, Graph, Kind, Node, Op};
 use crate::onnx_messages as pb;
@@ -23,7 +23,8 @@ const IR_VERSION: i64 = 9;
 pub enum Precision {
     /// 32-bit floats.
     Float,
-    /// Encoder matrices as int8 with a scale per output channel, restored by Cast and Mul that the runtime folds at load.
+    /// Encoder matrices as int8 with a scale per output channel, restored by Cast and Mul that the runtime folds at load; of
+    /// tables of which single rows are read, these rows alone are restored.
     Int8,
 }
 
@@ -92,6 +93,8 @@ impl Writer<'_> {
                 self.out.input.push(value_info(name, kind, &node.shape));
                 name.clone()
             }
+            // The gathering nodes write it.
+            Op::Param { name } if self.only_gathered(id, name, nodes) => name.clone(),
             Op::Param { name } => self.param(name)?,
             Op::Const { data } => {
                 let dims = node.shape.iter().map(|d| if let Dim::Fixed(n) = d { *n as i64 } else { 1 }).collect();
@@ -116,7 +119,15 @@ impl Writer<'_> {
                 let mode = if *border == Border::Zero { "constant" } else { "reflect" };
                 self.node("Pad", &[x(0), &pads], vec![text("mode", mode)])
             }
-            Op::Gather => self.node("Gather", &[x(0), x(1)], vec![int("axis", 0)]),
+            Op::Gather => match &nodes[node.inputs[0]].op {
+                Op::Param { name } if self.only_gathered(node.inputs[0], name, nodes) => {
+                    let (bytes, scale) = self.int8(name, Channels::First)?;
+                    let bytes = self.node("Gather", &[&bytes, x(1)], vec![int("axis", 0)]);
+                    let scale = self.node("Gather", &[&scale, x(1)], vec![int("axis", 0)]);
+                    self.restored(&bytes, &scale)
+                }
+                _ => self.node("Gather", &[x(0), x(1)], vec![int("axis", 0)]),
+            },
             Op::LayerNorm { epsilon } => {
                 let attributes = vec![int("axis", -1), float("epsilon", *epsilon as f32)];
                 self.node("LayerNormalization", &[x(0), x(1), x(2)], attributes)
@@ -245,30 +256,55 @@ impl Writer<'_> {
         })
     }
 
+    /// Whether a parameter is a table stored as int8 of which single rows are read and nothing else. Its rows are restored as they
+    /// are read, so that it stays small in memory, too.
+    fn only_gathered(&self, id: usize, name: &str, nodes: &[Node]) -> bool {
+        let rank = nodes[id].shape.len();
+        let int8 = self.precision == Precision::Int8 && int8_channels(name, rank) == Some(Channels::First);
+        let gathers = |node: &Node| matches!(node.op, Op::Gather) && node.inputs[0] == id;
+        int8 && nodes.iter().filter(|node| node.inputs.contains(&id)).all(gathers)
+    }
+
     fn param(&mut self, name: &str) -> Result<String> {
         if let Some(known) = self.known.get(name) {
             return Ok(known.clone());
         }
-        let tensor = self.params.get(name).with_context(|| format!("the parameter {name} was not loaded"))?;
-        let tensor = tensor.to_device(tch::Device::Cpu).detach().contiguous();
-        let stored = match int8_channels(name, tensor.dim()).filter(|_| self.precision == Precision::Int8) {
-            None => self.floats(name, tensor.size(), &Vec::<f32>::try_from(tensor.flatten(0, -1))?),
+        let rank = self.loaded(name)?.dim();
+        let stored = match int8_channels(name, rank).filter(|_| self.precision == Precision::Int8) {
+            None => {
+                let tensor = self.loaded(name)?;
+                self.floats(name, tensor.size(), &Vec::<f32>::try_from(tensor.flatten(0, -1))?)
+            }
             Some(channels) => {
-                let q = quantise(&tensor, channels);
-                let bytes: Vec<i8> = Vec::try_from(q.bytes.flatten(0, -1))?;
-                let raw = bytes.iter().map(|b| *b as u8).collect();
-                let stored = self.tensor(&format!("{name}.int8"), tensor.size(), pb::INT8, raw);
-                let scale = self.floats(
-                    &format!("{name}.scale"),
-                    q.scale.size(),
-                    &Vec::<f32>::try_from(q.scale.to_kind(TorchKind::Float).flatten(0, -1))?,
-                );
-                let cast = self.node("Cast", &[&stored], vec![int("to", pb::FLOAT as i64)]);
-                self.node("Mul", &[&cast, &scale], vec![])
+                let (bytes, scale) = self.int8(name, channels)?;
+                self.restored(&bytes, &scale)
             }
         };
         self.known.insert(name.into(), stored.clone());
         Ok(stored)
+    }
+
+    fn loaded(&self, name: &str) -> Result<Tensor> {
+        let tensor = self.params.get(name).with_context(|| format!("the parameter {name} was not loaded"))?;
+        Ok(tensor.to_device(tch::Device::Cpu).detach().contiguous())
+    }
+
+    /// Stores a parameter as int8: the names of its bytes and of their scales.
+    fn int8(&mut self, name: &str, channels: Channels) -> Result<(String, String)> {
+        let (bytes, scale) = (format!("{name}.int8"), format!("{name}.scale"));
+        if self.known.insert(bytes.clone(), bytes.clone()).is_none() {
+            let q = quantise(&self.loaded(name)?, channels);
+            let raw = Vec::<i8>::try_from(q.bytes.flatten(0, -1))?.iter().map(|b| *b as u8).collect();
+            self.tensor(&bytes, q.bytes.size(), pb::INT8, raw);
+            let scales = Vec::<f32>::try_from(q.scale.to_kind(TorchKind::Float).flatten(0, -1))?;
+            self.floats(&scale, q.scale.size(), &scales);
+        }
+        Ok((bytes, scale))
+    }
+
+    fn restored(&mut self, bytes: &str, scale: &str) -> String {
+        let cast = self.node("Cast", &[bytes], vec![int("to", pb::FLOAT as i64)]);
+        self.node("Mul", &[&cast, scale], vec![])
     }
 
     /// 0, 1, 2, ... up to the length of the last of three axes.

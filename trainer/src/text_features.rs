@@ -10,13 +10,14 @@ use tch::{Device, Tensor, no_grad};
 
 use crate::config::{Config, Tuning};
 use crate::encoders;
+use crate::graph::Graph;
 use crate::nets::text_tower::{ENCODER, pooled_graph};
 use crate::progress::Progress;
 use crate::tokenizer::TextTokenizer;
 use crate::torch::{Params, run};
 use crate::{tune_text, weights};
 
-const BATCH: usize = 64;
+const BATCH: usize = 128;
 
 /// Which text encoder.
 pub enum Encoder<'a> {
@@ -78,26 +79,37 @@ fn compute(config: &Config, encoder: &Encoder<'_>, texts: &[String]) -> Result<K
         }
     };
     let tokenizer = TextTokenizer::read(&weights::resolve(tokenizer), net.positions.min(config.text.max_tokens))?;
+    let rows = rows(config, &tokenizer, &pooled_graph(net), &params, "pooled", texts)?;
+    Ok(texts.iter().cloned().zip(rows.unbind(0)).collect())
+}
+
+/// One output of a graph over token ids for each text, `[texts, width]`, where the config's tuning is computed.
+pub(crate) fn rows(
+    config: &Config,
+    tokenizer: &TextTokenizer,
+    graph: &Graph,
+    params: &Params,
+    output: &str,
+    texts: &[String],
+) -> Result<Tensor> {
     let device = config.text.tuning.as_ref().map_or(Ok(Device::Cpu), |tuning| tuning.device.device())?;
-    let params: Params = params.into_iter().map(|(name, t)| (name, t.to_device(device))).collect();
-    let graph = pooled_graph(net);
+    let params: Params = params.iter().map(|(name, t)| (name.clone(), t.to_device(device))).collect();
     let progress = Progress::start(texts.len() as u64, "texts");
     // Texts of like length share a batch, so that little is padding.
     let mut order: Vec<usize> = (0..texts.len()).collect();
     order.sort_by_key(|n| texts[*n].len());
-    let mut rows = BTreeMap::new();
+    let mut parts = vec![];
     for batch in order.chunks(BATCH) {
         let chosen: Vec<String> = batch.iter().map(|n| texts[*n].clone()).collect();
         let (ids, mask) = tokenizer.encode(&chosen)?;
         let inputs = [("input_ids", &ids.to_device(device)), ("attention_mask", &mask.to_device(device))];
-        let pooled = no_grad(|| run(&graph, &params, &inputs, false))["pooled"].to_device(Device::Cpu);
-        for (row, n) in batch.iter().enumerate() {
-            rows.insert(texts[*n].clone(), pooled.get(row as i64).copy());
-        }
+        parts.push(no_grad(|| run(graph, &params, &inputs, false))[output].to_device(Device::Cpu));
         progress.advance(batch.len() as u64);
     }
     progress.finish();
-    Ok(rows)
+    let mut place = vec![0i64; texts.len()];
+    order.iter().enumerate().for_each(|(sorted, n)| place[*n] = sorted as i64);
+    Ok(Tensor::cat(&parts, 0).index_select(0, &Tensor::from_slice(&place)))
 }
 
 fn read_cache(file: &Path) -> Option<Known> {

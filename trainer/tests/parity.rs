@@ -11,8 +11,10 @@ use esr_trainer::nets::heads::{Projection, classifier};
 use esr_trainer::nets::speech_tower::{Pooling, SpeechTower};
 use esr_trainer::nets::text_tower::{Bank, TextTower};
 use esr_trainer::nets::whisper::Whisper;
-use esr_trainer::onnx::Precision;
+use esr_trainer::onnx::{Precision, encode};
+use esr_trainer::onnx_messages::Model;
 use esr_trainer::torch::{Mode, run, run_in};
+use prost::Message;
 use tch::{Device, Kind, Tensor};
 
 const TOLERANCE: f64 = 1e-4;
@@ -173,12 +175,16 @@ fn speech_towers() {
     compare(&speech(Pooling::Even).record_pooled(), &[("waveform", &waveform), ("length", &length)], 3);
 }
 
+fn token_ids() -> (Tensor, Tensor) {
+    let ids = Tensor::from_slice(&[2i64, 7, 9, 3, 2, 8, 3, 0, 2, 49, 0, 0]).view([3, 4]);
+    (ids, Tensor::from_slice(&[1i64, 1, 1, 1, 1, 1, 1, 0, 1, 1, 0, 0]).view([3, 4]))
+}
+
 #[test]
 fn text_towers() {
     for family in [Family::Bert, Family::Mpnet] {
         for bank in [false, true] {
-            let ids = Tensor::from_slice(&[2i64, 7, 9, 3, 2, 8, 3, 0, 2, 49, 0, 0]).view([3, 4]);
-            let mask = Tensor::from_slice(&[1i64, 1, 1, 1, 1, 1, 1, 0, 1, 1, 0, 0]).view([3, 4]);
+            let (ids, mask) = token_ids();
             compare(&text(family, bank).record(24), &[("input_ids", &ids), ("attention_mask", &mask)], 4);
         }
     }
@@ -276,4 +282,21 @@ fn int8_is_exact_on_rounded_weights_and_close_on_others() {
     let wanted = run(&graph, &rounded, &given, false)["embedding"].shallow_clone();
     let got = run_onnx(&graph, &rounded, &given, Precision::Int8)["embedding"].shallow_clone();
     assert!(difference(&wanted, &got) < TOLERANCE);
+}
+
+#[test]
+fn a_table_stays_int8_until_its_rows_are_read() {
+    let graph = text(Family::Mpnet, true).record(24);
+    let params = round(random_params(&graph, 4));
+    let (ids, mask) = token_ids();
+    let given = [("input_ids", &ids), ("attention_mask", &mask)];
+    let wanted = run(&graph, &params, &given, false)["embedding"].shallow_clone();
+    let got = run_onnx(&graph, &params, &given, Precision::Int8)["embedding"].shallow_clone();
+    assert!(difference(&wanted, &got) < 1e-5);
+    let model = Model::decode(encode(&graph, &params, Precision::Int8).unwrap().as_slice()).unwrap();
+    let table = "text.encoder.embeddings.word_embeddings.weight.int8";
+    let nodes = model.graph.unwrap().node;
+    let readers: Vec<&str> =
+        nodes.iter().filter(|n| n.input.iter().any(|i| i == table)).map(|n| n.op_type.as_str()).collect();
+    assert_eq!(readers, ["Gather"]);
 }

@@ -176,7 +176,7 @@ fn config(root: &Path, work: &str, tuning: bool) -> Config {
         "{{ family = \"bert\", vocabulary = {words}, width = 12, hidden = 24, layers = 1, heads = 2, positions = 32, epsilon = 1e-12 }}"
     );
     let tuned = format!(
-        "[text.tuning]\nweights = {0:?}\ntokenizer = {1:?}\nbert = {bert}\nprompts_per_style = 4\nwords = 10\nsentences = {2:?}\nsentence_count = 2\nsteps = 40\nmore_steps = 4\nbatch = 16\nrate = 1e-3\nhead_rate = 1e-2\nnaming = 1.0\nplacing = 1.0\nsharpness = 8.0\nsharpen = 0.3\nlink = 8.0\n",
+        "[text.tuning]\nweights = {0:?}\ntokenizer = {1:?}\nbert = {bert}\nprompts_per_style = 4\nwords = 10\nsentences = {2:?}\nsentence_count = 2\nsteps = 40\nmore_steps = 4\nteacher_steps = 3\nteacher_rate = 1e-4\nclassifying = 10.0\nbatch = 16\nrate = 1e-3\nhead_rate = 1e-2\nnaming = 1.0\nplacing = 1.0\nsharpness = 8.0\nsharpen = 0.3\nlink = 8.0\n",
         at("bert.safetensors"),
         at("vocab.txt"),
         at("sentences.txt")

@@ -150,6 +150,17 @@ pub struct Tuning {
     pub tokenizer: PathBuf,
     /// Its sizes.
     pub bert: Bert,
+    /// Steps in which the teacher itself first learns to name the training prompts while all else stays in its place; 0 takes
+    /// it as published.
+    #[serde(default)]
+    pub teacher_steps: usize,
+    /// Learning rate of its blocks then; its tables stay as published.
+    #[serde(default)]
+    pub teacher_rate: f64,
+    /// The bank's keys are a linear classifier of the styles on the teacher's places; this is the weight of its errors against
+    /// the size of its rows (LIBLINEAR's C). 0 takes the mean place of each style instead.
+    #[serde(default)]
+    pub classifying: f64,
     /// Prompts of each style that the teacher reads.
     pub prompts_per_style: usize,
     /// Words of the vocabulary, mostly near the styles, that the teacher places for the student.

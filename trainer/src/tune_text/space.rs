@@ -6,6 +6,9 @@ use crate::baseline::unit;
 use crate::prompts::Prompts;
 use crate::torch::Params;
 
+/// Mean places of the styles beside the bank's keys, `[styles, dimension]`; how alike the styles are is read off them.
+pub(super) const MEANS: &str = "text.head.means";
+
 /// Weight in a text's mixture of a style that is only guessed from others, against one that was heard.
 const GUESSED: f32 = 0.5;
 
@@ -18,7 +21,7 @@ pub fn link(sharpness: f64, prompts: &Prompts, heard: &[String], params: &mut Pa
     if sharpness == 0.0 {
         return;
     }
-    let (keys, values) = (&params["text.head.keys"], &params["text.head.values"]);
+    let (keys, values) = (params.get(MEANS).unwrap_or(&params["text.head.keys"]), &params["text.head.values"]);
     let names: Vec<&str> = prompts.styles().collect();
     let alike = keys.matmul(&keys.transpose(0, 1));
     let known = |name: &str| heard.iter().any(|h| h == name);
