@@ -1,5 +1,6 @@
 //! Teaches a small text encoder the words of speaking style: it learns to name the style of the training prompts and to
-//! place other words where a larger, frozen teacher places them. The style bank it answers with is the teacher's too.
+//! place other words where a larger teacher places them, which may learn to name styles first itself. The style bank it
+//! answers with is the teacher's too.
 //! Held-out phrases, and words that occur only in them, are never shown.
 
 mod classifier;
@@ -17,7 +18,7 @@ use tch::{Device, Kind, Tensor};
 
 use self::lesson::Lesson;
 pub use self::space::link;
-use self::space::{MEANS, values};
+use self::space::{MEANS, style_means, values};
 use crate::config::{Config, Tuning};
 use crate::encoders;
 use crate::losses::soft_cross_entropy;
@@ -73,10 +74,12 @@ pub fn tune_text(config: &Config, from: Option<&Path>) -> Result<()> {
         for (name, tensor) in params.iter_mut().filter(|(name, _)| !name.ends_with(".values")) {
             *tensor = known.get(name).with_context(|| format!("{} has no {name}", bundle.display()))?.copy();
         }
-        let keys = params["text.head.keys"].shallow_clone();
-        let own = keys.index_select(0, &Tensor::from_slice(&lesson.owners));
-        let others = pupil.places(config, &params, &lesson.taught[lesson.labelled..])?;
-        Aim { targets: Tensor::cat(&[own, others], 0), means: keys.shallow_clone(), keys }
+        let targets = pupil.places(config, &params, &lesson.taught)?;
+        let means = style_means(&targets, &lesson.owners, lesson.of_style.len());
+        // A new description belongs where those of its style are, everything else where it is.
+        let own = means.index_select(0, &Tensor::from_slice(&lesson.owners));
+        let others = targets.slice(0, lesson.labelled as i64, None, 1);
+        Aim { targets: Tensor::cat(&[own, others], 0), keys: params["text.head.keys"].shallow_clone(), means }
     } else {
         let aim = teacher::aim(config, tuning, &lesson)?;
         params.extend(head(config, &Encoder::Published, &lesson.taught, &aim.targets)?);

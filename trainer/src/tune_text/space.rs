@@ -61,9 +61,15 @@ pub(super) fn teacher_space(teacher: &Tensor, owners: &[i64], styles: usize, wid
         reduced = reduced.constant_pad_nd([0, missing]);
     }
     let reduced = unit(&reduced);
-    let sums = Tensor::zeros([styles as i64, width as i64], (Kind::Float, Device::Cpu));
-    let keys = sums.index_add(0, &Tensor::from_slice(owners), &reduced.narrow(0, 0, labelled as i64));
-    (reduced, unit(&keys))
+    let means = style_means(&reduced, owners, styles);
+    (reduced, means)
+}
+
+/// The mean direction of each style, `[styles, width]`. `places`: `[texts, width]`, of which the first `owners.len()` are prompts
+/// of the styles that `owners` says.
+pub(super) fn style_means(places: &Tensor, owners: &[i64], styles: usize) -> Tensor {
+    let sums = Tensor::zeros([styles as i64, places.size()[1]], (Kind::Float, Device::Cpu));
+    unit(&sums.index_add(0, &Tensor::from_slice(owners), &places.narrow(0, 0, owners.len() as i64)))
 }
 
 /// The directions the bank answers with: the keys' likenesses, pulled by `sharpen` (0 to 1) towards none at all, turned so

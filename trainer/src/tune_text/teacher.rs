@@ -29,7 +29,7 @@ pub(super) fn aim(config: &Config, tuning: &Tuning, lesson: &Lesson) -> Result<A
     }
     let file = kept(config, tuning, lesson)?;
     let targets = match Tensor::read_safetensors(&file) {
-        Ok(parts) if parts.len() == 1 => parts.into_iter().next().map(|(_, t)| t).context("no tensor")?,
+        Ok(mut parts) if parts.len() == 1 => parts.remove(0).1,
         _ => {
             let targets = tuned(config, tuning, lesson, &aim)?;
             Tensor::write_safetensors(&[("places", &targets)], &file)
