@@ -1,7 +1,7 @@
 //! Runs the frozen part of the speech encoder over every clip and its altered copies once and keeps the results on disk.
 
-use std::collections::{BTreeMap, HashSet};
-use std::path::PathBuf;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde_json::json;
@@ -96,6 +96,7 @@ pub fn prepare(config: &Config, form: Form) -> Result<usize> {
     let prompts = Prompts::read(&config.data.prompts)?;
     let listed = list(config, &prompts)?;
     let mut store = open(config, form)?;
+    ensure_same_splits(&folder(config, form), &store.entries, &listed)?;
     let done: HashSet<(PathBuf, String)> = store.entries.iter().map(|e| (e.path.clone(), e.variant.clone())).collect();
     let mut todo: Vec<(&Listed, Variant)> = listed
         .iter()
@@ -115,6 +116,23 @@ pub fn prepare(config: &Config, form: Form) -> Result<usize> {
     }
     progress.finish();
     Ok(todo.len())
+}
+
+/// Whether the cached clips have the roles that the config gives them. Of a cache that another config has filled, speakers that
+/// this one trains on would be tested, or the other way round.
+fn ensure_same_splits(folder: &Path, entries: &[Entry], listed: &[Listed]) -> Result<()> {
+    let roles: HashMap<&Path, Split> = listed.iter().map(|l| (l.clip.path.as_path(), l.split)).collect();
+    for entry in entries {
+        let Some(role) = roles.get(entry.path.as_path()).filter(|role| **role != entry.split) else { continue };
+        anyhow::bail!(
+            "the feature cache {} holds {} for {:?}, but by this config it is for {role:?}: other corpora were trained on when it \
+             was made; give the config a data.cache of its own, or evaluate with --alone",
+            folder.display(),
+            entry.path.display(),
+            entry.split
+        );
+    }
+    Ok(())
 }
 
 fn features(

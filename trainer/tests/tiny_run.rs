@@ -275,6 +275,10 @@ fn the_whole_path_on_tiny_networks() {
     let added = prepare(&broken, Form::Pooled).unwrap();
     assert!(added > 8 * 9 + 5 * 9, "{added} entries");
     assert_eq!(prepare(&broken, Form::Pooled).unwrap(), 0, "a second run finds everything cached");
+    let mut other = broken.clone();
+    other.data.test.append(&mut other.data.train);
+    let told = prepare(&other, Form::Pooled).unwrap_err().to_string();
+    assert!(told.contains("for Train, but by this config it is for Test"), "{told}");
     train(&broken, false, Some(3)).unwrap();
     train(&broken, false, None).unwrap();
     let whole = config(root, "whole", false);
