@@ -269,12 +269,9 @@ impl Writer<'_> {
         if let Some(known) = self.known.get(name) {
             return Ok(known.clone());
         }
-        let rank = self.loaded(name)?.dim();
-        let stored = match int8_channels(name, rank).filter(|_| self.precision == Precision::Int8) {
-            None => {
-                let tensor = self.loaded(name)?;
-                self.floats(name, tensor.size(), &Vec::<f32>::try_from(tensor.flatten(0, -1))?)
-            }
+        let tensor = self.loaded(name)?;
+        let stored = match int8_channels(name, tensor.dim()).filter(|_| self.precision == Precision::Int8) {
+            None => self.floats(name, tensor.size(), &Vec::<f32>::try_from(tensor.flatten(0, -1))?),
             Some(channels) => {
                 let (bytes, scale) = self.int8(name, channels)?;
                 self.restored(&bytes, &scale)

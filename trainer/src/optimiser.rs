@@ -10,6 +10,11 @@ const FIRST_DECAY: f64 = 0.9;
 const SECOND_DECAY: f64 = 0.999;
 const EPSILON: f64 = 1e-8;
 
+/// What is left of a learning rate `at` (0 to 1) a run, as it falls from one to zero along half a cosine.
+pub fn half_cosine(at: f64) -> f64 {
+    0.5 + 0.5 * (std::f64::consts::PI * at).cos()
+}
+
 /// Running moments and the number of steps taken.
 #[derive(Default)]
 pub struct AdamW {

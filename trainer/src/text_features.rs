@@ -145,6 +145,7 @@ fn key(config: &Config, encoder: &Encoder<'_>) -> Result<String> {
     })
 }
 
-fn hash(bytes: impl AsRef<[u8]>) -> String {
+/// The beginning of the SHA-256 of what decides a cache file's contents, for its name.
+pub(crate) fn hash(bytes: impl AsRef<[u8]>) -> String {
     Sha256::digest(bytes).iter().take(8).map(|b| format!("{b:02x}")).collect()
 }

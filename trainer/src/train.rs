@@ -22,7 +22,7 @@ use crate::encoders::{self, initialise};
 use crate::graph::{Dim, Graph};
 use crate::losses::{contrastive, modality, reverse_gradient, sigmoid, soft_cross_entropy};
 use crate::nets::heads::classifier;
-use crate::optimiser::AdamW;
+use crate::optimiser::{AdamW, half_cosine};
 use crate::progress::Progress;
 use crate::prompts::{Prompts, Side};
 use crate::retrieval::{Quality, judge};
@@ -225,7 +225,7 @@ pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()>
             loss.backward();
             let at = (epoch * steps + step) as f64 / (t.epochs * steps) as f64;
             let rise = t.waveforms.as_ref().filter(|w| w.warm_up > 0.0).map_or(1.0, |w| (at / w.warm_up).min(1.0));
-            let fade = rise * if t.cosine { 0.5 + 0.5 * (std::f64::consts::PI * at).cos() } else { 1.0 };
+            let fade = rise * if t.cosine { half_cosine(at) } else { 1.0 };
             state.optimiser.step(&state.params, |name| fade * rate(config, name));
             average(&mut state, t.average);
             progress.advance(1);

@@ -18,13 +18,13 @@ use tch::{Device, Kind, Tensor};
 
 use self::lesson::Lesson;
 pub use self::space::link;
-use self::space::{MEANS, style_means, values};
+use self::space::{MEANS, style_means, style_places, values};
 use crate::config::{Config, Tuning};
 use crate::encoders;
 use crate::losses::soft_cross_entropy;
 use crate::nets::bert::Bert;
 use crate::nets::text_tower::{Bank, TextTower};
-use crate::optimiser::AdamW;
+use crate::optimiser::{AdamW, half_cosine};
 use crate::progress::Progress;
 use crate::prompts::{Prompts, Side};
 use crate::text_features::{self, Encoder, pooled};
@@ -47,8 +47,8 @@ pub fn load(config: &Config) -> Result<Params> {
     })?;
     let mut params: Params = named.into_iter().collect();
     let tuning = config.text.tuning.as_ref().context("the config has no [text.tuning]")?;
-    let alike = params.get(MEANS).or(params.get("text.head.keys")).context("the tuned text tower has no bank")?;
-    let values = values(alike, tuning.sharpen, config.dimension);
+    let places = style_places(&params).context("the tuned text tower has no bank")?;
+    let values = values(places, tuning.sharpen, config.dimension);
     params.insert("text.head.values".into(), values);
     Ok(params)
 }
@@ -176,7 +176,7 @@ impl Pupil {
             progress.remark(format!("steps of text tuning, loss {value:.3}"));
             loss.backward();
             let at = step as f64 / self.steps as f64;
-            let fade = (at * 20.0).min(1.0) * (0.5 + 0.5 * (std::f64::consts::PI * at).cos());
+            let fade = (at * 20.0).min(1.0) * half_cosine(at);
             adam.step(&params, |name| fade * rate(name));
             progress.advance(1);
         }

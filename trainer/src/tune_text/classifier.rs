@@ -2,7 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::optimiser::AdamW;
+use crate::optimiser::{AdamW, half_cosine};
 use crate::torch::Params;
 
 const STEPS: usize = 400;
@@ -29,8 +29,8 @@ pub(super) fn softmax_regression(places: &Tensor, owners: &[i64], start: &Tensor
         let each: Tensor = (logits * &marks).sum_dim_intlist([1i64].as_slice(), false, Kind::Float) * &weights;
         let loss: Tensor = (rows * rows).sum(Kind::Float) * penalty - each.mean(Kind::Float);
         loss.backward();
-        let fade = 0.5 + 0.5 * (std::f64::consts::PI * step as f64 / STEPS as f64).cos();
-        adam.step(&params, |_| RATE * fade);
+        let rate = RATE * half_cosine(step as f64 / STEPS as f64);
+        adam.step(&params, |_| rate);
     }
     params["rows"].detach().to_device(Device::Cpu)
 }

@@ -9,6 +9,11 @@ use crate::torch::Params;
 /// Mean places of the styles beside the bank's keys, `[styles, dimension]`; how alike the styles are is read off them.
 pub(super) const MEANS: &str = "text.head.means";
 
+/// What says how alike the styles of a text tower are: their mean places, or its keys where it has no others.
+pub(super) fn style_places(params: &Params) -> Option<&Tensor> {
+    params.get(MEANS).or(params.get("text.head.keys"))
+}
+
 /// Weight in a text's mixture of a style that is only guessed from others, against one that was heard.
 const GUESSED: f32 = 0.5;
 
@@ -21,9 +26,9 @@ pub fn link(sharpness: f64, prompts: &Prompts, heard: &[String], params: &mut Pa
     if sharpness == 0.0 {
         return;
     }
-    let (keys, values) = (params.get(MEANS).unwrap_or(&params["text.head.keys"]), &params["text.head.values"]);
+    let (places, values) = (style_places(params).expect("a bank"), &params["text.head.values"]);
     let names: Vec<&str> = prompts.styles().collect();
-    let alike = keys.matmul(&keys.transpose(0, 1));
+    let alike = places.matmul(&places.transpose(0, 1));
     let known = |name: &str| heard.iter().any(|h| h == name);
     let each = |yes: f32, no: f32| {
         Tensor::from_slice(&names.iter().map(|n| if known(n) { yes } else { no }).collect::<Vec<_>>())

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use sha2::{Digest, Sha256};
 use tch::Tensor;
 
 use super::classifier::softmax_regression;
@@ -14,7 +13,7 @@ use super::space::teacher_space;
 use super::{Aim, Pupil, head, tuned_tower};
 use crate::config::{Config, Tuning};
 use crate::nets::text_tower::ENCODER;
-use crate::text_features::{Encoder, pooled};
+use crate::text_features::{Encoder, hash, pooled};
 use crate::tokenizer::TextTokenizer;
 use crate::weights;
 
@@ -78,7 +77,6 @@ fn kept(config: &Config, tuning: &Tuning, lesson: &Lesson) -> Result<PathBuf> {
     let weights = (tuning.naming, tuning.placing, tuning.agreeing, tuning.dropout);
     let how = (tuning.teacher_steps, tuning.teacher_rate, tuning.batch, tuning.classifying, tuning.sharpness);
     let net = (&tuning.weights, &tuning.bert, config.seed, config.dimension);
-    let all = serde_json::to_vec(&(weights, how, net, &lesson.of_style, &lesson.taught))?;
-    let name: String = Sha256::digest(all).iter().take(8).map(|b| format!("{b:02x}")).collect();
+    let name = hash(serde_json::to_vec(&(weights, how, net, &lesson.of_style, &lesson.taught))?);
     Ok(config.data.cache().join("texts").join(format!("taught-{name}.safetensors")))
 }

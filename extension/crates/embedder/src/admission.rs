@@ -1,8 +1,6 @@
 //! Lets requests into memory, as many bytes as there is room for. Knows frames, not what they say.
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
+use std::io::{self, Read, Seek};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use esr_wire::{FrameError, Place, Request};
@@ -59,26 +57,35 @@ impl Admission {
         Self { room, held: AtomicU64::new(0) }
     }
 
-    /// Reads the next request, or reads it away if it does not fit beside the others.
+    /// Reads the next request, or reads it away if it does not fit beside the others; a memory file is just let go.
     pub fn read(&self, stream: &mut impl Incoming) -> Result<(Request, Held<'_>), ReadError> {
         let (prefix, file) = stream.prefix().map_err(broken)?;
         match esr_wire::frame_head(prefix).map_err(ReadError::Frame)? {
-            (length, Place::Stream) => self.read_message(stream, length),
+            (length, Place::Stream) => {
+                let mut message = stream.take(length as u64);
+                let read = self.read_message(&mut message, length);
+                if matches!(read, Err(ReadError::NoRoom { .. })) {
+                    // The next request begins behind it.
+                    io::copy(&mut message, &mut io::sink()).map_err(broken)?;
+                }
+                read
+            }
             (length, Place::MemoryFile) => {
-                let file = file.ok_or(ReadError::Frame(FrameError::NoFile))?;
-                self.read_message(&mut FromStart { file, at: 0 }, length)
+                let mut file = file.ok_or(ReadError::Frame(FrameError::NoFile))?;
+                // Both ends share one place in it, and the sender's writing has moved that to its end.
+                file.rewind().map_err(broken)?;
+                self.read_message(&mut file, length)
             }
         }
     }
 
+    /// Reads a message if there is room for it, else as much of it as says whose it is.
     fn read_message(&self, source: &mut impl Read, length: usize) -> Result<(Request, Held<'_>), ReadError> {
         match self.admit(length as u64) {
             Ok(held) => Ok((esr_wire::read_payload(source, length).map_err(ReadError::Frame)?, held)),
             Err(held) => {
                 let mut head = Vec::new();
-                let mut payload = source.take(length as u64);
-                payload.by_ref().take(HEAD as u64).read_to_end(&mut head).map_err(broken)?;
-                io::copy(&mut payload, &mut io::sink()).map_err(broken)?;
+                source.take(HEAD.min(length) as u64).read_to_end(&mut head).map_err(broken)?;
                 let id = esr_wire::decode(&head).map_err(ReadError::Frame)?;
                 Err(ReadError::NoRoom { id, bytes: length as u64, held })
             }
@@ -95,20 +102,6 @@ impl Admission {
 
 fn broken(error: io::Error) -> ReadError {
     ReadError::Frame(error.into())
-}
-
-/// A file from its beginning on: both ends share one place in it, and the sender's writing has moved that to its end.
-struct FromStart {
-    file: File,
-    at: u64,
-}
-
-impl Read for FromStart {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let count = self.file.read_at(into, self.at)?;
-        self.at += count as u64;
-        Ok(count)
-    }
 }
 
 #[cfg(test)]

@@ -2,8 +2,8 @@
 //!
 //! A frame is a little-endian `u32` length followed by that many bytes of [postcard] encoding one [`Request`] or one
 //! [`Response`]. A large request lies in a memory file that is passed with the length (see [`Place`]), so that neither end
-//! waits for the other while it is copied through a socket's small buffer. A connection carries one request at a time; a caller that no longer wants its answer closes the
-//! connection, and that is the cancel message. Knows no sockets beyond `Read` and `Write`, no models, no PostgreSQL.
+//! waits for the other while it is copied through a socket's small buffer. A connection carries one request at a time; a
+//! caller that no longer wants its answer closes the connection, and that is the cancel message. Knows no sockets beyond `Read` and `Write`, no models, no PostgreSQL.
 
 use std::io::{Read, Write};
 
