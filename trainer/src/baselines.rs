@@ -4,14 +4,14 @@
 use std::collections::btree_map::Entry as Slot;
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use tch::{Kind, Tensor};
 
 use crate::baseline::{Ridge, STRENGTHS, unit};
 use crate::config::Config;
 use crate::data::splits::Split;
 use crate::nets::log_mel::BANDS;
-use crate::prepare::{Form, entry_width, open};
+use crate::prepare::{Form, columns, entry_width, open};
 use crate::prompts::{Prompts, Side};
 use crate::retrieval::{Quality, judge};
 use crate::speech_batches::role;
@@ -58,10 +58,9 @@ impl Baselines {
             !store.entries.is_empty(),
             "the feature cache is empty; run `esr-trainer prepare` with this config first"
         );
-        let cached = config.speech.cached_tower();
-        let columns = config.speech.tower.columns_of(&cached).context("the cache lacks a layer of the tower")?;
-        let widths = [entry_width(config), cached.pooled_width(), config.speech.tower.whisper.width];
-        let mut cache = Cache { store, columns: Tensor::from_slice(&columns), widths };
+        let widths =
+            [entry_width(config), config.speech.cached_tower().pooled_width(), config.speech.tower.whisper.width];
+        let mut cache = Cache { store, columns: columns(config)?, widths };
         let (entries, fit) = cache.rows(&|e| role(config, e) == Some(Split::Train))?;
         let (chosen, choose) = cache.rows(&|e| role(config, e) == Some(Split::Val) && e.variant == "original")?;
         let space = TextSpace::new(config, prompts)?;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use esr_encoder::bundle::{
     GOLDEN_FILE, MANIFEST_FILE, REQUIRED_FILES, SPEECH_FILE, SpeechManifest, TEXT_FILE, TOKENIZER_FILE, TextManifest,
     sha256_hex,
@@ -23,7 +23,7 @@ use crate::prepare::batch_of;
 use crate::tokenizer::TextTokenizer;
 use crate::torch::{Params, run};
 use crate::train::trained;
-use crate::{tune_text, weights};
+use crate::{placed, tune_text, weights};
 
 pub(crate) const CARD_FILE: &str = "MODEL_CARD.md";
 const GOLDEN_TEXTS: [&str; 6] =
@@ -56,6 +56,10 @@ pub fn export(config: &Config, folder: &Path, precision: Precision) -> Result<u6
     let mut params: Params = encoders::speech(config, config.speech.tower.last())?;
     params.extend(if config.text.tuning.is_some() { tune_text::load(config)? } else { encoders::text(config)? });
     params.extend(trained);
+    ensure!(
+        config.augment.shown.is_none() || placed::file(&config.data.work).exists(),
+        "the config's augment.shown has not been placed; run `esr-trainer place` with this config first"
+    );
     if precision == Precision::Int8 {
         // What was trained further is not rounded yet, and golden vectors are those of what the bundle holds.
         params = encoders::round(params);

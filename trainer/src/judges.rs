@@ -1,34 +1,46 @@
 //! Where the embeddings of a judged model come from: the latest checkpoint of a run, or a bundle as production runs it.
 
 use std::path::Path;
+use std::time::UNIX_EPOCH;
 
 use anyhow::{Context, Result, ensure};
-use tch::{Kind, Tensor, no_grad};
+use esr_audio::Waveform;
+use esr_encoder::bundle::SPEECH_FILE;
+use tch::{Tensor, no_grad};
 
-use crate::audio_file::waveform;
+use crate::audio_file::{at_least, waveform};
 use crate::config::Config;
+use crate::data::piece::Piece;
+use crate::encoders;
+use crate::kept::{Kept, hash};
+use crate::nets::log_mel::SAMPLE_RATE;
 use crate::progress::Progress;
 use crate::store::Entry;
 use crate::text_features::text_features;
-use crate::torch::run;
+use crate::torch::{Params, run};
 use crate::train::trained;
 use crate::waveforms;
+
+/// Clips or waveforms that are embedded at once.
+const BATCH: usize = 8;
+/// Clips whose vectors are kept in one file: what a kill costs.
+const KEPT: usize = 512;
 
 /// Which model is judged.
 pub enum Model<'a> {
     /// The latest checkpoint of the config's run, over cached features.
     Run,
-    /// An exported bundle, from the clips' files through ONNX Runtime, as in production.
+    /// An exported bundle, from the clips' files through ONNX Runtime, as in production. What it says about a file is kept beside
+    /// the feature cache.
     Bundle(&'a Path),
-    /// A bundle whose speech side is taken from the run's checkpoint and the cached features, after a sample of clips has shown
-    /// that the bundle gives the same.
-    Cached(&'a Path),
 }
 
 /// Where embeddings of the judged model come from.
 pub(crate) trait Judge {
     /// Unit vectors of clips: by their files or by their pooled features, a row each.
     fn speech(&mut self, entries: &[Entry], pooled: &Tensor) -> Result<Tensor>;
+    /// Unit vectors of waveforms at the model's rate.
+    fn waveforms(&mut self, clips: &[Vec<f32>]) -> Result<Tensor>;
     /// Unit vectors of texts.
     fn texts(&mut self, config: &Config, texts: &[String]) -> Result<Tensor>;
 }
@@ -37,20 +49,17 @@ pub(crate) trait Judge {
 pub(crate) fn judge_of(config: &Config, model: &Model<'_>) -> Result<Box<dyn Judge>> {
     Ok(match model {
         Model::Run => Box::new(RunJudge::new(config)?),
-        Model::Bundle(folder) => Box::new(BundleJudge::new(folder)?),
-        Model::Cached(folder) => Box::new(CachedJudge {
-            run: RunJudge::new(config)?,
-            bundle: BundleJudge::new(folder)?,
-            longest: config.data.longest,
-        }),
+        Model::Bundle(folder) => Box::new(BundleJudge::new(config, folder)?),
     })
 }
 
 struct RunJudge {
     config: Config,
-    params: crate::torch::Params,
+    params: Params,
     speech: crate::graph::Graph,
     text: crate::graph::Graph,
+    /// The head with the encoder below it, once waveforms were asked for.
+    whole: Option<waveforms::Whole>,
 }
 
 impl RunJudge {
@@ -63,16 +72,44 @@ impl RunJudge {
         );
         let (speech, text) =
             (config.speech.tower.record_head(config.dimension), config.text.tower.record_head(config.dimension));
-        Ok(Self { config: config.clone(), params, speech, text })
+        Ok(Self { config: config.clone(), params, speech, text, whole: None })
+    }
+
+    fn whole(&self) -> Result<waveforms::Whole> {
+        let mut params = Params::new();
+        if self.config.training.waveforms.is_none() {
+            params = encoders::speech(&self.config, self.config.speech.tower.last())?;
+        }
+        params.extend(self.params.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())));
+        waveforms::Whole::new(&self.config, &params)
     }
 }
 
 impl Judge for RunJudge {
     fn speech(&mut self, entries: &[Entry], pooled: &Tensor) -> Result<Tensor> {
-        if let Some(settings) = &self.config.training.waveforms {
-            return waveforms::measure(&self.config, &self.params, entries, settings.device.device()?);
+        if self.config.training.waveforms.is_some() {
+            return waveforms::measure(&self.config, &self.params, entries);
         }
         Ok(no_grad(|| run(&self.speech, &self.params, &[("pooled", pooled)], false))["embedding"].shallow_clone())
+    }
+
+    fn waveforms(&mut self, clips: &[Vec<f32>]) -> Result<Tensor> {
+        let whole = match self.whole.take() {
+            Some(whole) => whole,
+            None => self.whole()?,
+        };
+        let shortest = (self.config.data.shortest * SAMPLE_RATE as f32) as usize;
+        let progress = Progress::start(clips.len() as u64, "waveforms");
+        let mut parts = vec![];
+        for batch in clips.chunks(BATCH) {
+            let batch: Vec<Vec<f32>> = batch.iter().map(|clip| at_least(clip.clone(), shortest)).collect();
+            parts.push(whole.embed(&batch));
+            progress.advance(batch.len() as u64);
+        }
+        progress.finish();
+        self.whole = Some(whole);
+        ensure!(!parts.is_empty(), "there is no waveform to embed");
+        Ok(Tensor::cat(&parts, 0))
     }
 
     fn texts(&mut self, config: &Config, texts: &[String]) -> Result<Tensor> {
@@ -83,25 +120,73 @@ impl Judge for RunJudge {
 
 struct BundleJudge {
     encoder: esr_encoder::Encoder,
+    kept: Kept,
 }
 
 impl BundleJudge {
-    fn new(folder: &Path) -> Result<Self> {
+    fn new(config: &Config, folder: &Path) -> Result<Self> {
         let bundle = esr_encoder::Bundle::open(folder)?;
-        let runtime = esr_encoder::Runtime::load(&esr_encoder::runtime::default_library(), 1)?;
-        Ok(Self { encoder: esr_encoder::Encoder::load(&bundle, &runtime)? })
+        let threads = usize::try_from(tch::get_num_threads()).unwrap_or(1);
+        let runtime = esr_encoder::Runtime::load(&esr_encoder::runtime::default_library(), threads)?;
+        let encoder = esr_encoder::Encoder::load(&bundle, &runtime)?;
+        // What decides a clip's vector: bundles that differ in their text side alone share them.
+        let speech = &bundle.manifest().speech;
+        let network = bundle.file(SPEECH_FILE).context("the bundle has no speech network")?;
+        let key = hash([network, &serde_json::to_vec(speech)?].concat());
+        let kept = Kept::open(&config.data.cache().join("clips"), &key)?;
+        Ok(Self { encoder, kept })
     }
+}
+
+/// Unit vectors of waveforms through a bundle.
+fn embed(encoder: &mut esr_encoder::Encoder, clips: &[Waveform]) -> Result<Vec<Tensor>> {
+    let embedded = encoder.embed_speech(clips, &esr_encoder::Cancel::default())?;
+    Ok(embedded.iter().map(|e| Tensor::from_slice(e.as_slice())).collect())
+}
+
+/// A file of this length and time is the same file.
+fn name_of(path: &Path) -> Result<String> {
+    let (file, _) = Piece::split(path);
+    let known = std::fs::metadata(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    Ok(format!(
+        "{} {} {:?}",
+        path.display(),
+        known.len(),
+        known.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default()
+    ))
 }
 
 impl Judge for BundleJudge {
     fn speech(&mut self, entries: &[Entry], _: &Tensor) -> Result<Tensor> {
+        let Self { encoder, kept } = self;
+        let rate = encoder.sample_rate();
         let progress = Progress::start(entries.len() as u64, "clips through the bundle");
-        let mut rows = vec![];
+        let mut parts = vec![];
+        for some in entries.chunks(KEPT) {
+            let names = some.iter().map(|e| name_of(&e.path)).collect::<Result<Vec<_>>>()?;
+            parts.push(kept.rows(&names, |places| {
+                let mut rows = vec![];
+                for batch in places.chunks(BATCH) {
+                    let clips = batch.iter().map(|n| waveform(&some[*n].path, rate)).collect::<Result<Vec<_>>>()?;
+                    rows.extend(embed(encoder, &clips)?);
+                }
+                Ok(Tensor::stack(&rows, 0))
+            })?);
+            progress.advance(some.len() as u64);
+        }
+        progress.finish();
+        ensure!(!parts.is_empty(), "there are no clips to embed");
+        Ok(Tensor::cat(&parts, 0))
+    }
+
+    fn waveforms(&mut self, clips: &[Vec<f32>]) -> Result<Tensor> {
         let rate = self.encoder.sample_rate();
-        for batch in entries.chunks(4) {
-            let clips = batch.iter().map(|e| waveform(&e.path, rate)).collect::<Result<Vec<_>>>()?;
-            let embedded = self.encoder.embed_speech(&clips, &esr_encoder::Cancel::default())?;
-            rows.extend(embedded.iter().map(|e| Tensor::from_slice(e.as_slice())));
+        ensure!(rate == SAMPLE_RATE, "the bundle hears {rate} samples a second, the clips have {SAMPLE_RATE}");
+        let progress = Progress::start(clips.len() as u64, "waveforms through the bundle");
+        let mut rows = vec![];
+        for batch in clips.chunks(BATCH) {
+            let batch = batch.iter().map(|clip| Ok(Waveform::new(clip.clone(), rate)?)).collect::<Result<Vec<_>>>()?;
+            rows.extend(embed(&mut self.encoder, &batch)?);
             progress.advance(batch.len() as u64);
         }
         progress.finish();
@@ -116,43 +201,5 @@ impl Judge for BundleJudge {
             rows.extend(embedded.iter().map(|e| Tensor::from_slice(e.as_slice())));
         }
         Ok(Tensor::stack(&rows, 0))
-    }
-}
-
-/// Clips of each corpus that go through the bundle when its speech side is taken from the cache.
-const SAMPLE: usize = 30;
-/// Cosine by which the two may differ: 16-bit features, and other clips in the batch.
-const SAMPLE_TOLERANCE: f64 = 0.005;
-
-struct CachedJudge {
-    run: RunJudge,
-    bundle: BundleJudge,
-    longest: f32,
-}
-
-impl Judge for CachedJudge {
-    fn speech(&mut self, entries: &[Entry], pooled: &Tensor) -> Result<Tensor> {
-        let rows = self.run.speech(entries, pooled)?;
-        // The embedder averages over the windows of a long clip, the cache holds its beginning.
-        let long = |n: &usize| entries[*n].seconds >= self.longest;
-        let step = entries.len().div_ceil(SAMPLE).max(1);
-        let chosen: Vec<usize> = (0..entries.len()).filter(|n| n % step == 0 || long(n)).collect();
-        let sample: Vec<Entry> = chosen.iter().map(|n| entries[*n].clone()).collect();
-        let served = self.bundle.speech(&sample, pooled)?;
-        for (row, n) in chosen.iter().enumerate() {
-            let (own, served) = (rows.get(*n as i64), served.get(row as i64));
-            let cosine = (&own * &served).sum(Kind::Float).double_value(&[]);
-            ensure!(
-                long(n) || cosine > 1.0 - SAMPLE_TOLERANCE,
-                "the bundle is not this run's: they embed {} with cosine {cosine}",
-                entries[*n].path.display()
-            );
-            rows.get(*n as i64).copy_(&served);
-        }
-        Ok(rows)
-    }
-
-    fn texts(&mut self, config: &Config, texts: &[String]) -> Result<Tensor> {
-        self.bundle.texts(config, texts)
     }
 }

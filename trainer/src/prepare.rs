@@ -91,6 +91,15 @@ pub fn entry_width(config: &Config) -> usize {
     config.speech.cached_tower().pooled_width() + config.speech.tower.whisper.width + 2 * BANDS
 }
 
+/// Which of the cached columns are the config's own tower's.
+///
+/// # Errors
+/// If the cache lacks some.
+pub fn columns(config: &Config) -> Result<Tensor> {
+    let own = config.speech.tower.columns_of(&config.speech.cached_tower());
+    Ok(Tensor::from_slice(&own.context("the cache lacks a layer of the tower")?))
+}
+
 /// Caches whatever is not cached yet. Returns the number of entries added.
 pub fn prepare(config: &Config, form: Form) -> Result<usize> {
     let prompts = Prompts::read(&config.data.prompts)?;

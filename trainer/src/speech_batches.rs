@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use tch::{Device, Kind, Tensor};
 
 use crate::config::{Config, Training};
@@ -13,7 +13,7 @@ use crate::data::splits::Split;
 use crate::finetune::batches::stream;
 use crate::graph::Graph;
 use crate::nets::log_mel::BANDS;
-use crate::prepare::{Form, entry_width, open};
+use crate::prepare::{Form, columns, entry_width, open};
 use crate::sampling::Sampler;
 use crate::store::Entry;
 use crate::torch::{Mode, Params, run};
@@ -164,8 +164,7 @@ fn load_frames(config: &Config) -> Result<(Vec<Entry>, Option<Validation>, Speec
 fn load_pooled(config: &Config) -> Result<(Vec<Entry>, Option<Validation>, Speech)> {
     let tower = &config.speech.tower;
     let mut store = open(config, Form::Pooled)?;
-    let cached = config.speech.cached_tower();
-    let columns = Tensor::from_slice(&tower.columns_of(&cached).context("the cache lacks a layer of the tower")?);
+    let columns = columns(config)?;
     let width = entry_width(config);
     let mut read = |split| -> Result<(Vec<Entry>, Tensor)> {
         let (entries, values) = store.rows(width, |e| role(config, e) == Some(split))?;

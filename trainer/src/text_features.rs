@@ -1,16 +1,17 @@
 //! What the text encoders say about texts, computed once and kept beside the feature cache.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use sha2::{Digest, Sha256};
 use tch::{Device, Tensor, no_grad};
 
 use crate::config::{Config, Tuning};
 use crate::encoders;
 use crate::graph::Graph;
+use crate::kept::{Kept, hash};
 use crate::nets::text_tower::{ENCODER, pooled_graph};
 use crate::progress::Progress;
 use crate::tokenizer::TextTokenizer;
@@ -34,41 +35,31 @@ pub fn text_features(config: &Config, texts: &[String]) -> Result<Tensor> {
     pooled(config, if config.text.tuning.is_some() { &Encoder::Tuned } else { &Encoder::Published }, texts)
 }
 
-/// Texts with their rows, by name.
-type Known = BTreeMap<String, Tensor>;
-
 thread_local! {
     /// What is known of each encoder, by folder and key: its files are read once a run.
-    static KNOWN: RefCell<BTreeMap<(PathBuf, String), Known>> = const { RefCell::new(BTreeMap::new()) };
+    static KNOWN: RefCell<BTreeMap<(PathBuf, String), Kept>> = const { RefCell::new(BTreeMap::new()) };
 }
 
-/// Pooled features `[texts, width]`, in the order of `texts`. What is computed is kept in files of its own, one for each list
-/// of texts that were new; all files of an encoder are read together.
+/// Pooled features `[texts, width]`, in the order of `texts`; what is computed is kept.
 pub fn pooled(config: &Config, encoder: &Encoder<'_>, texts: &[String]) -> Result<Tensor> {
-    let folder = config.data.cache().join("texts");
-    std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let key = key(config, encoder)?;
+    let of_encoder = (config.data.cache().join("texts"), key(config, encoder)?);
     KNOWN.with_borrow_mut(|all| {
-        let known = all.entry((folder.clone(), key.clone())).or_insert_with(|| read_all(&folder, &key));
-        let missing: BTreeSet<&String> = texts.iter().filter(|t| !known.contains_key(*t)).collect();
-        if !missing.is_empty() {
-            let missing: Vec<String> = missing.into_iter().cloned().collect();
-            let rows = compute(config, encoder, &missing)?;
-            write_cache(&folder.join(format!("{key}-{}.safetensors", hash(missing.join("\n")))), &rows)?;
-            known.extend(rows);
-        }
-        Ok(Tensor::stack(&texts.iter().map(|t| &known[t]).collect::<Vec<_>>(), 0))
+        let kept = match all.entry(of_encoder) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                let kept = Kept::open(&new.key().0, &new.key().1)?;
+                new.insert(kept)
+            }
+        };
+        kept.rows(texts, |places| {
+            let missing: Vec<String> = places.iter().map(|n| texts[*n].clone()).collect();
+            compute(config, encoder, &missing)
+        })
     })
 }
 
-fn read_all(folder: &Path, key: &str) -> Known {
-    let files = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    let own = |file: &PathBuf| file.file_name().and_then(|n| n.to_str()).is_some_and(|name| name.starts_with(key));
-    files.filter(own).filter_map(|file| read_cache(&file)).flatten().collect()
-}
-
 /// Rows of texts that are not cached.
-fn compute(config: &Config, encoder: &Encoder<'_>, texts: &[String]) -> Result<Known> {
+fn compute(config: &Config, encoder: &Encoder<'_>, texts: &[String]) -> Result<Tensor> {
     let (params, net, tokenizer): (Params, _, _) = match encoder {
         Encoder::Published => (encoders::text(config)?, &config.text.tower.bert, &config.text.tokenizer),
         Encoder::Tuned => (tune_text::load(config)?, &config.text.tower.bert, &config.text.tokenizer),
@@ -79,8 +70,7 @@ fn compute(config: &Config, encoder: &Encoder<'_>, texts: &[String]) -> Result<K
         }
     };
     let tokenizer = TextTokenizer::read(&weights::resolve(tokenizer), net.positions.min(config.text.max_tokens))?;
-    let rows = rows(config, &tokenizer, &pooled_graph(net), &params, "pooled", texts)?;
-    Ok(texts.iter().cloned().zip(rows.unbind(0)).collect())
+    rows(config, &tokenizer, &pooled_graph(net), &params, "pooled", texts)
 }
 
 /// One output of a graph over token ids for each text, `[texts, width]`, where the config's tuning is computed.
@@ -112,20 +102,6 @@ pub(crate) fn rows(
     Ok(Tensor::cat(&parts, 0).index_select(0, &Tensor::from_slice(&place)))
 }
 
-fn read_cache(file: &Path) -> Option<Known> {
-    let mut parts: BTreeMap<String, Tensor> = Tensor::read_safetensors(file).ok()?.into_iter().collect();
-    let (features, texts) = (parts.remove("features")?, Vec::<u8>::try_from(parts.remove("texts")?).ok()?);
-    let texts: Vec<String> = serde_json::from_slice(&texts).ok()?;
-    (texts.len() as i64 == features.size()[0]).then(|| texts.into_iter().zip(features.unbind(0)).collect())
-}
-
-fn write_cache(file: &Path, known: &Known) -> Result<()> {
-    let features = Tensor::stack(&known.values().collect::<Vec<_>>(), 0);
-    let texts = Tensor::from_slice(&serde_json::to_vec(&known.keys().collect::<Vec<_>>())?);
-    Tensor::write_safetensors(&[("features", &features), ("texts", &texts)], file)
-        .with_context(|| format!("cannot write {}", file.display()))
-}
-
 /// What decides an encoder's rows, as the beginning of a file's name.
 fn key(config: &Config, encoder: &Encoder<'_>) -> Result<String> {
     Ok(match encoder {
@@ -143,9 +119,4 @@ fn key(config: &Config, encoder: &Encoder<'_>) -> Result<String> {
         }
         Encoder::Teacher(t) => hash(serde_json::to_vec(&(&t.weights, &t.bert))?),
     })
-}
-
-/// The beginning of the SHA-256 of what decides a cache file's contents, for its name.
-pub(crate) fn hash(bytes: impl AsRef<[u8]>) -> String {
-    Sha256::digest(bytes).iter().take(8).map(|b| format!("{b:02x}")).collect()
 }

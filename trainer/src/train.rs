@@ -30,7 +30,7 @@ use crate::sampling::{Sampler, weights};
 use crate::speech_batches::{Speech, Validation, indices};
 use crate::text_features::text_features;
 use crate::torch::{Params, run};
-use crate::{tune_text, warm_start, waveforms};
+use crate::{placed, tune_text, warm_start, waveforms};
 
 /// One line of the metrics file.
 #[derive(Debug, Default, Serialize)]
@@ -318,6 +318,7 @@ pub fn trained(config: &Config) -> Result<Option<Params>> {
             *trained = &*trained * (1.0 - settings.keep) + start * settings.keep;
         }
     }
+    placed::insert(config, &mut params)?;
     Ok(Some(params))
 }
 
@@ -344,14 +345,13 @@ fn average(state: &mut Checkpoint, share: f64) {
 /// Mean average precision over corpora and their styles, on validation speakers with training prompts.
 fn validate(config: &Config, prompts: &Prompts, data: &Option<Validation>, state: &Checkpoint) -> Result<Option<f64>> {
     let Some((entries, features)) = data else { return Ok(None) };
-    let device = state.params.values().next().map_or(Device::Cpu, Tensor::device);
     let mut params: Params = state.params.iter().map(|(k, t)| (k.clone(), t.to_device(Device::Cpu))).collect();
     params.extend(state.average.iter().map(|(k, t)| (k.clone(), t.to_device(Device::Cpu))));
     let (speech, text) =
         (config.speech.tower.record_head(config.dimension), config.text.tower.record_head(config.dimension));
     let embedding = match features {
         Some(x) => no_grad(|| run(&speech, &params, &[("pooled", x)], false)["embedding"].shallow_clone()),
-        None => waveforms::measure(config, &params, entries, device)?,
+        None => waveforms::measure(config, &params, entries)?,
     };
     let mut all = vec![];
     for corpus in &config.data.train {

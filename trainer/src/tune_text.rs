@@ -17,6 +17,7 @@ use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
 
 use self::lesson::Lesson;
+pub(crate) use self::space::GUESSED;
 pub use self::space::link;
 use self::space::{MEANS, style_means, style_places, values};
 use crate::config::{Config, Tuning};

@@ -11,6 +11,7 @@ use crate::data::Clip;
 use crate::data::splits::Split;
 use crate::room::rerecord;
 use crate::sounds::{Sound, sound};
+use crate::voice;
 
 /// One form of a clip.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -36,6 +37,8 @@ impl Manner {
             Self::Soft => "soft",
             Self::HighPitched => "high-pitched",
             Self::LowPitched => "low-pitched",
+            Self::Child => "child voice",
+            Self::ChildDirected => "child-directed",
         }
     }
 }
@@ -141,11 +144,18 @@ fn make(samples: &[f32], manner: Manner, random: &mut ChaCha8Rng) -> Vec<f32> {
         Manner::Soft => augment::soften(samples, random),
         Manner::HighPitched => augment::shift_pitch(samples, random.random_range(1.25..1.6)),
         Manner::LowPitched => augment::shift_pitch(samples, random.random_range(0.65..0.8)),
+        Manner::Child => voiced(samples, voice::child(samples, random)),
+        Manner::ChildDirected => voiced(samples, voice::child_directed(samples, random)),
     };
     if random.random_bool(0.5) {
         augment::add_noise(&mut out, random.random_range(25.0..45.0), random.random_range(0.0..0.95), random);
     }
     out
+}
+
+/// What was made of a voice; without a voice the clip stays as it is.
+fn voiced(samples: &[f32], made: Option<Vec<f32>>) -> Vec<f32> {
+    made.unwrap_or_else(|| samples.to_vec())
 }
 
 /// Changes of recording, not of speaking.
@@ -174,7 +184,8 @@ fn disturb(samples: &[f32], random: &mut ChaCha8Rng) -> Vec<f32> {
     out
 }
 
-fn generator(seed: u64, clip: &Clip, purpose: &str) -> ChaCha8Rng {
+/// What a clip's random choices for a purpose are drawn from.
+pub(crate) fn generator(seed: u64, clip: &Clip, purpose: &str) -> ChaCha8Rng {
     let name = clip.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let digest = Sha256::digest(format!("{seed}|{}|{name}|{purpose}", clip.corpus));
     ChaCha8Rng::from_seed(digest.into())

@@ -187,27 +187,53 @@ pub fn start(config: &Config, settings: &Waveforms, graph: &Graph) -> Result<Par
     Ok(params)
 }
 
-/// The whole speech network over files, on a device: unit vectors `[entries, dimension]` on the CPU.
-pub fn measure(config: &Config, params: &Params, entries: &[Entry], device: Device) -> Result<Tensor> {
+/// The whole speech network as a bundle will hold it, on a device.
+pub struct Whole {
+    graph: Graph,
+    params: Params,
+    device: Device,
+    mode: Mode,
+}
+
+impl Whole {
+    /// The speech side of a run.
+    ///
+    /// # Errors
+    /// If the config names a device that is not there.
+    pub fn new(config: &Config, params: &Params) -> Result<Self> {
+        let settings = config.training.waveforms.clone().unwrap_or_default();
+        let device = settings.device.device()?;
+        let own = params.iter().filter(|(name, _)| name.starts_with("speech.")).map(|(k, t)| (k.clone(), t.detach()));
+        let own: Params = if config.speech.int8 { round(own.collect()) } else { own.collect() };
+        let params = own.into_iter().map(|(k, t)| (k, t.to_device(device))).collect();
+        let mode = Mode { training: false, bf16: settings.short(device) };
+        Ok(Self { graph: config.speech.tower.record(config.dimension), params, device, mode })
+    }
+
+    /// Unit vectors `[waveforms, dimension]` on the CPU.
+    pub fn embed(&self, waveforms: &[Vec<f32>]) -> Tensor {
+        let (waveform, length) = batch_of(waveforms);
+        let (waveform, length) = (waveform.to_device(self.device), length.to_device(self.device));
+        let inputs = [("waveform", &waveform), ("length", &length)];
+        let out = no_grad(|| run_in(&self.graph, &self.params, &inputs, self.mode));
+        out["embedding"].to_kind(Kind::Float).to_device(Device::Cpu)
+    }
+}
+
+/// The whole speech network over files: unit vectors `[entries, dimension]`.
+pub fn measure(config: &Config, params: &Params, entries: &[Entry]) -> Result<Tensor> {
     let settings = config.training.waveforms.clone().unwrap_or_default();
-    let own = params.iter().filter(|(name, _)| name.starts_with("speech.")).map(|(k, t)| (k.clone(), t.detach()));
-    let own: Params = if config.speech.int8 { round(own.collect()) } else { own.collect() };
-    let own: Params = own.into_iter().map(|(k, t)| (k, t.to_device(device))).collect();
-    let graph = config.speech.tower.record(config.dimension);
+    let whole = Whole::new(config, params)?;
     let clips: Vec<Clip> = entries.iter().map(as_clip).collect();
     // Clips of like length share a batch, so that little is padding.
     let mut order: Vec<usize> = (0..clips.len()).collect();
     order.sort_by(|a, b| clips[*a].seconds.total_cmp(&clips[*b].seconds));
     let batches: Vec<Vec<usize>> = order.chunks(BATCH).map(<[usize]>::to_vec).collect();
     let window = Window::seconds(config.data.shortest, Some(config.data.longest));
-    let mode = Mode { training: false, bf16: settings.short(device) };
     let progress = Progress::start(clips.len() as u64, "clips");
     let mut rows: Vec<Option<Tensor>> = clips.iter().map(|_| None).collect();
     for_each(&clips, &batches, window, None, settings.workers, |chosen, waveforms| {
-        let (waveform, length) = batch_of(waveforms);
-        let (waveform, length) = (waveform.to_device(device), length.to_device(device));
-        let out = no_grad(|| run_in(&graph, &own, &[("waveform", &waveform), ("length", &length)], mode));
-        let embedding = out["embedding"].to_kind(Kind::Float).to_device(Device::Cpu);
+        let embedding = whole.embed(waveforms);
         chosen.iter().enumerate().for_each(|(n, row)| rows[*row] = Some(embedding.get(n as i64)));
         progress.advance(chosen.len() as u64);
         Ok(())

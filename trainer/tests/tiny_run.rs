@@ -5,11 +5,12 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use esr_trainer::checkpoint::Checkpoint;
-use esr_trainer::config::{Config, Processor, Training, Waveforms};
+use esr_trainer::config::{Config, Manner, Processor, Shown, ShownKind, Training, Waveforms};
 use esr_trainer::data::splits::Split;
 use esr_trainer::evaluate::{Model, OURS, evaluate};
 use esr_trainer::export::export;
 use esr_trainer::onnx::Precision;
+use esr_trainer::placed::place;
 use esr_trainer::prepare::{Form, prepare};
 use esr_trainer::prompts::Side;
 use esr_trainer::soup::soup;
@@ -310,14 +311,36 @@ fn the_whole_path_on_tiny_networks() {
     let (a, b) = (cached[0].methods[OURS].single.precision, served[0].methods[OURS].single.precision);
     assert!((a - b).abs() < 0.02, "cached features rank at {a}, the bundle at {b}");
     assert!(bundle.join("MODEL_CARD.md").exists());
-    evaluate(&tuned, &Model::Cached(&bundle), Split::Test, Side::Heldout, true).unwrap();
+    // What the bundle says about a clip is kept.
+    let kept = std::fs::read_dir(tuned.data.cache().join("clips")).unwrap().count();
+    let again = evaluate(&tuned, &Model::Bundle(&bundle), Split::Test, Side::Heldout, true).unwrap();
+    assert_eq!(again[0].methods[OURS].single.precision, b);
+    assert!(kept > 0 && std::fs::read_dir(tuned.data.cache().join("clips")).unwrap().count() == kept);
 
-    // Another run is noticed; a bundle's text tower can go on learning.
+    // A style without clips is answered with where clips made like it lie.
+    let mut shown = tuned.clone();
+    let kinds = |style: &str| vec![ShownKind { manner: Manner::Child, styles: vec![style.into()] }];
+    let of = |style: &str| Some(Shown { share: 1.0, corpora: vec!["tones".into()], kinds: kinds(style) });
+    shown.augment.shown = of("calm");
+    assert!(place(&shown).unwrap_err().to_string().contains("which training clips have"));
+    shown.augment.shown = of("bored");
+    let asked = export(&shown, &bundle, Precision::Int8).unwrap_err().to_string();
+    assert!(asked.contains("esr-trainer place"), "{asked}");
+    assert_eq!(place(&shown).unwrap(), ["bored"]);
+    let values = |config: &Config| trained(config).unwrap().unwrap()["text.head.values"].copy();
+    let moved = (values(&shown) - values(&tuned)).abs().amax([1i64].as_slice(), false);
+    let moved = Vec::<f32>::try_from(moved).unwrap();
+    assert!(moved[5] > 1e-3 && moved[..5].iter().all(|x| *x == 0.0), "{moved:?}");
+    assert_ne!(export(&shown, &bundle, Precision::Int8).unwrap(), tag);
+
+    // A bundle's text tower can go on learning; what was placed before the speech side was trained on is refused.
     tune_text(&tuned, Some(&bundle)).unwrap();
     let mut shorter = tuned.clone();
     shorter.training.epochs = 1;
     train(&shorter, true, None).unwrap();
-    assert!(evaluate(&tuned, &Model::Cached(&bundle), Split::Test, Side::Heldout, true).is_err());
+    assert!(trained(&shown).is_err_and(|error| error.to_string().contains("another speech side")));
+    place(&shown).unwrap();
+    trained(&shown).unwrap();
 }
 
 #[test]

@@ -224,6 +224,30 @@ pub struct Augment {
     pub derived: Vec<Derived>,
     /// Sounds of the body made from nothing, such as coughs.
     pub sounds: Option<Sounds>,
+    /// Styles that are made only to see where the finished speech side places them; see `placed`.
+    pub shown: Option<Shown>,
+}
+
+/// Styles that are made once training is over.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shown {
+    /// Share of the training clips of the corpora that they are made of.
+    pub share: f64,
+    /// Corpora they are made of.
+    pub corpora: Vec<String>,
+    /// Which ones.
+    pub kinds: Vec<ShownKind>,
+}
+
+/// One way of speaking and the styles that it shows.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShownKind {
+    /// Which transformation.
+    pub manner: Manner,
+    /// Styles of the prompt file; none that training clips have.
+    pub styles: Vec<String>,
 }
 
 /// Sounds made from nothing.
@@ -268,6 +292,10 @@ pub enum Manner {
     HighPitched,
     /// Lower pitch.
     LowPitched,
+    /// A child's high voice and short mouth.
+    Child,
+    /// High and lively, as to a small child.
+    ChildDirected,
 }
 
 /// Texts of the bundle's manifest and model card.

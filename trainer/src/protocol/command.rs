@@ -24,13 +24,9 @@ pub struct Subject {
     /// Config file of the run.
     #[arg(long, default_value = "trainer/configs/default.toml")]
     pub config: PathBuf,
-    /// Ask this exported bundle instead of the run's checkpoint.
+    /// Ask this exported bundle instead of the run's checkpoint; what it says about a clip is kept.
     #[arg(long)]
     pub bundle: Option<PathBuf>,
-    /// With --bundle: take the speech side from the cached features of the run that the bundle was exported from, after a
-    /// check of some clips of each corpus.
-    #[arg(long, requires = "bundle")]
-    pub cached: bool,
     /// Which speakers: val or test. Corpora that are not trained on belong to test.
     #[arg(long, value_enum, default_value = "test")]
     pub split: Split,
@@ -48,11 +44,7 @@ pub struct Subject {
 impl Subject {
     /// The model.
     pub fn model(&self) -> Model<'_> {
-        match &self.bundle {
-            None => Model::Run,
-            Some(folder) if self.cached => Model::Cached(folder),
-            Some(folder) => Model::Bundle(folder),
-        }
+        self.bundle.as_deref().map_or(Model::Run, Model::Bundle)
     }
 
     /// The named corpora, or all that have two styles in the split.

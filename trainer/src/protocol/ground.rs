@@ -3,15 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
-use tch::Tensor;
+use anyhow::{Result, ensure};
 
 use super::pool::{Asked, Heard, Pool, Rows};
 use crate::config::Config;
 use crate::data::manifest::{self, Details};
 use crate::data::splits::Split;
 use crate::judges::{Judge, Model, judge_of};
-use crate::prepare::{Form, entry_width, open};
+use crate::prepare::{Form, columns, entry_width, open};
 use crate::prompts::{Prompts, Side};
 use crate::speech_batches::role;
 use crate::store::{Entry, Store};
@@ -76,9 +75,7 @@ impl<'a> Ground<'a> {
         let width = entry_width(self.config);
         let (entries, all) = self.store.rows(width, |e| e.corpus == corpus && plain(e, split) && wanted(e))?;
         ensure!(!entries.is_empty(), "the feature cache has no such clips of {corpus}");
-        let cached = self.config.speech.cached_tower();
-        let columns = self.config.speech.tower.columns_of(&cached).context("the cache lacks a layer of the tower")?;
-        let rows = Rows::of(&self.judge.speech(&entries, &all.index_select(1, &Tensor::from_slice(&columns)))?)?;
+        let rows = Rows::of(&self.judge.speech(&entries, &all.index_select(1, &columns(self.config)?))?)?;
         let clips = entries.iter().map(|e| self.heard(e)).collect();
         Ok(Pool { name: corpus.into(), clips, rows })
     }
@@ -95,15 +92,13 @@ impl<'a> Ground<'a> {
         }
     }
 
-    /// Unit vectors of clips given as pooled features of the cached tower, `[clips, width]`. For models that can embed
-    /// features, which an exported bundle alone can not.
+    /// Unit vectors of waveforms at the encoder's rate.
     ///
     /// # Errors
-    /// If the model cannot.
-    pub fn embed_features(&mut self, pooled: &Tensor) -> Result<Rows> {
-        let cached = self.config.speech.cached_tower();
-        let columns = self.config.speech.tower.columns_of(&cached).context("the cache lacks a layer of the tower")?;
-        Rows::of(&self.judge.speech(&[], &pooled.index_select(1, &Tensor::from_slice(&columns)))?)
+    /// If the model cannot embed them: a run that trained the encoder must be exported first.
+    pub fn waveforms(&mut self, clips: &[Vec<f32>]) -> Result<Rows> {
+        ensure!(!clips.is_empty(), "there is no waveform to embed");
+        Rows::of(&self.judge.waveforms(clips)?)
     }
 
     /// Unit vectors of texts.

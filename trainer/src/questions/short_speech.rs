@@ -10,18 +10,13 @@ use anyhow::{Result, ensure};
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use tch::no_grad;
 
 use super::mean;
 use crate::audio_file::{at_least, read};
 use crate::augment::trim;
 use crate::config::Config;
-use crate::encoders;
-use crate::evaluate::Model;
 use crate::figure::{Series, Words, lines};
 use crate::nets::log_mel::SAMPLE_RATE;
-use crate::prepare::batch_of;
-use crate::progress::Progress;
 use crate::prompts::Side;
 use crate::protocol::bootstrap::{Estimates, estimate};
 use crate::protocol::command::Subject;
@@ -31,19 +26,17 @@ use crate::protocol::pool::{Heard, Pool, Rows};
 use crate::protocol::ranking::{average_precision, rank};
 use crate::report::{Answer, Cell, Figure, Table};
 use crate::store::Entry;
-use crate::torch::{Params, run as run_graph};
 
 /// Lengths in seconds.
 const LENGTHS: [f32; 7] = [0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
 /// From here on speech is not short, and no remedy is tried but sessions. The paper's Figure 3 falls off below it.
 const ENOUGH: f32 = 4.0;
-const BATCH: usize = 16;
 const REPLICATES: usize = 300;
 
 /// Arguments of `esr-trainer question short-speech`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Arguments {
-    /// Corpora and output. The run's checkpoint is asked, since cut clips are in no cache.
+    /// Model, corpora, output.
     #[command(flatten)]
     pub subject: Subject,
     /// Recordings of each corpus at most.
@@ -88,10 +81,8 @@ const REMEDIES: [(Remedy, &str); 7] = [
 /// If the run's checkpoint, the encoder's weights or the clips are missing.
 pub fn run(arguments: &Arguments) -> Result<Answer> {
     let subject = &arguments.subject;
-    ensure!(subject.bundle.is_none(), "short-speech asks the run's checkpoint; leave --bundle out");
     let config = Config::read(&subject.config)?;
-    let mut ground = Ground::open(&config, &Model::Run)?;
-    let params = encoders::speech(&config, config.speech.cached_tower().last())?;
+    let mut ground = Ground::open(&config, &subject.model())?;
     let mut table = Table::new(
         format!(
             "Recordings of {} s cut to a length, {} others of the same length in a trial, held-out prompts averaged, mean over styles",
@@ -108,7 +99,7 @@ pub fn run(arguments: &Arguments) -> Result<Answer> {
         }
         let mut random = ChaCha8Rng::seed_from_u64(subject.seed);
         for (at, length) in LENGTHS.into_iter().enumerate().filter(|(_, length)| *length <= arguments.longest) {
-            let plain = embed(&mut ground, &params, &recordings, length, Remedy::None)?;
+            let plain = embed(&mut ground, &recordings, length, Remedy::None)?;
             for (n, (remedy, name)) in REMEDIES.iter().enumerate() {
                 if !applies(*remedy, length, config.data.longest) {
                     continue;
@@ -116,7 +107,7 @@ pub fn run(arguments: &Arguments) -> Result<Answer> {
                 let rows = match remedy {
                     Remedy::None => plain.clone(),
                     Remedy::Session(count) => session_rows(&plain, &sessions(&recordings, *count, &mut random))?,
-                    _ => embed(&mut ground, &params, &recordings, length, *remedy)?,
+                    _ => embed(&mut ground, &recordings, length, *remedy)?,
                 };
                 let clips = recordings.iter().map(|r| r.heard.clone()).collect();
                 let pool = Pool { name: corpus.clone(), clips, rows };
@@ -214,35 +205,14 @@ fn waveforms(cut: &[f32], remedy: Remedy) -> Vec<Vec<f32>> {
     }
 }
 
-fn embed(
-    ground: &mut Ground<'_>,
-    params: &Params,
-    recordings: &[Recording],
-    length: f32,
-    remedy: Remedy,
-) -> Result<Rows> {
+fn embed(ground: &mut Ground<'_>, recordings: &[Recording], length: f32, remedy: Remedy) -> Result<Rows> {
     let cut = (length * SAMPLE_RATE as f32) as usize;
     let forms = waveforms(&recordings[0].samples[..cut.min(recordings[0].samples.len())], remedy).len();
-    let shortest = (ground.config.data.shortest * SAMPLE_RATE as f32) as usize;
-    let all: Vec<Vec<f32>> = recordings
-        .iter()
-        .flat_map(|r| waveforms(&r.samples[..cut.min(r.samples.len())], remedy))
-        .map(|w| at_least(w, shortest))
-        .collect();
-    let graph = ground.config.speech.cached_tower().record_pooled();
-    let progress = Progress::start(all.len() as u64, "cuts");
-    let mut rows: Vec<Vec<f32>> = vec![];
-    for batch in all.chunks(BATCH) {
-        let (waveform, lengths) = batch_of(batch);
-        let out = no_grad(|| run_graph(&graph, params, &[("waveform", &waveform), ("length", &lengths)], false));
-        rows.extend(ground.embed_features(&out["pooled"])?.iter().map(<[f32]>::to_vec));
-        progress.advance(batch.len() as u64);
-    }
-    progress.finish();
-    let width = rows.first().map_or(0, Vec::len);
-    let vectors = Rows::new(width, rows)?;
+    let all: Vec<Vec<f32>> =
+        recordings.iter().flat_map(|r| waveforms(&r.samples[..cut.min(r.samples.len())], remedy)).collect();
+    let vectors = ground.waveforms(&all)?;
     let own = |n: usize| vectors.pick(&(n * forms..(n + 1) * forms).collect::<Vec<_>>()).mean();
-    Rows::new(width, (0..recordings.len()).map(|n| unit(own(n))))
+    Rows::new(vectors.row(0).len(), (0..recordings.len()).map(|n| unit(own(n))))
 }
 
 /// Unit means of the rows of each session.

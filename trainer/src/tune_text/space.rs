@@ -15,7 +15,7 @@ pub(super) fn style_places(params: &Params) -> Option<&Tensor> {
 }
 
 /// Weight in a text's mixture of a style that is only guessed from others, against one that was heard.
-const GUESSED: f32 = 0.5;
+pub(crate) const GUESSED: f32 = 0.5;
 
 /// Lets the styles that no training clip shows answer with those that some do: the ones the prompt file says they are
 /// like, else the ones the teacher sees nearest. Otherwise such a style points to where no clip lies, and any other style

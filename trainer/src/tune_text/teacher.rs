@@ -12,8 +12,9 @@ use super::lesson::Lesson;
 use super::space::teacher_space;
 use super::{Aim, Pupil, head, tuned_tower};
 use crate::config::{Config, Tuning};
+use crate::kept::hash;
 use crate::nets::text_tower::ENCODER;
-use crate::text_features::{Encoder, hash, pooled};
+use crate::text_features::{Encoder, pooled};
 use crate::tokenizer::TextTokenizer;
 use crate::weights;
 

@@ -1,0 +1,149 @@
+//! Styles that no training clip shows but that can be made of any speech: their descriptions are answered with where the finished
+//! speech side places clips that are made like them, less where it places the same clips as they were.
+//!
+//! Nothing is trained: a style whose clips the speech side cannot tell from others stays a guess.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use rand::Rng as _;
+use tch::{Kind, Tensor};
+
+use crate::audio_file::read;
+use crate::baseline::unit;
+use crate::config::{Config, Shown};
+use crate::data::Clip;
+use crate::data::splits::Split;
+use crate::judges::{Model, judge_of};
+use crate::kept::hash;
+use crate::prepare::list;
+use crate::prompts::Prompts;
+use crate::torch::Params;
+use crate::tune_text::GUESSED;
+use crate::variants::{Variant, generator, render, variants};
+
+/// What the styles answer with, a row each.
+const VALUES: &str = "text.head.values";
+
+/// The file of a run's placed styles.
+pub fn file(work: &Path) -> PathBuf {
+    work.join("placed.safetensors")
+}
+
+/// Makes clips, embeds them by the run's speech side and writes where each style lies. Returns the styles.
+///
+/// # Errors
+/// If the run or its clips are missing, or a style is unknown or has clips of its own.
+pub fn place(config: &Config) -> Result<Vec<String>> {
+    let shown = config.augment.shown.as_ref().context("the config has no augment.shown: there is nothing to place")?;
+    let target = file(&config.data.work);
+    if target.exists() {
+        std::fs::remove_file(&target).with_context(|| format!("cannot remove {}", target.display()))?;
+    }
+    let prompts = Prompts::read(&config.data.prompts)?;
+    let clips = training_clips(config, &prompts)?;
+    check(shown, &prompts, &heard(config, &clips))?;
+    let mut judge = judge_of(config, &Model::Run)?;
+    let drawn: Vec<&Clip> = clips.iter().filter(|clip| is_drawn(shown, clip, config.seed)).collect();
+    ensure!(!drawn.is_empty(), "augment.shown draws no clip of {}", shown.corpora.join(", "));
+    let recorded = drawn.iter().map(|clip| read(&clip.path)).collect::<Result<Vec<_>>>()?;
+    let most = (config.data.longest * crate::nets::log_mel::SAMPLE_RATE as f32) as usize;
+    let mut mean = |variant: Variant| -> Result<Tensor> {
+        let make = |(samples, clip): (&Vec<f32>, &&Clip)| {
+            let mut made = render(samples, clip, variant, config.seed);
+            made.truncate(most);
+            made
+        };
+        let made: Vec<Vec<f32>> = recorded.iter().zip(&drawn).map(make).collect();
+        Ok(judge.waveforms(&made)?.mean_dim([0i64].as_slice(), true, Kind::Float))
+    };
+    let before = mean(Variant::Original)?;
+    let mut places: Vec<(String, Tensor)> = vec![];
+    for kind in &shown.kinds {
+        let place = unit(&(mean(Variant::Made(kind.manner))? - &before)) * f64::from(GUESSED);
+        places.extend(kind.styles.iter().map(|style| (style.clone(), place.shallow_clone())));
+    }
+    let styles = places.iter().map(|(style, _)| style.clone()).collect();
+    let params = crate::train::trained(config)?.context("the run has no checkpoint any more")?;
+    places.push((OF.into(), Tensor::from_slice(fingerprint(&params)?.as_bytes())));
+    Tensor::write_safetensors(&places, &target).with_context(|| format!("cannot write {}", target.display()))?;
+    Ok(styles)
+}
+
+/// Which speech side the places are of.
+const OF: &str = "of";
+
+/// Puts a run's placed styles into its parameters, where there are some. Returns whether there are.
+///
+/// # Errors
+/// If the speech side was trained on since.
+pub fn insert(config: &Config, params: &mut Params) -> Result<bool> {
+    let source = file(&config.data.work);
+    if config.augment.shown.is_none() || !source.exists() {
+        return Ok(false);
+    }
+    let mut places: BTreeMap<String, Tensor> = Tensor::read_safetensors(&source)
+        .with_context(|| format!("cannot read {}", source.display()))?
+        .into_iter()
+        .collect();
+    let of = places.remove(OF).with_context(|| format!("{} says not which run it is of", source.display()))?;
+    ensure!(
+        Vec::<u8>::try_from(of)? == fingerprint(params)?.as_bytes(),
+        "{} is of another speech side than the checkpoint; run `esr-trainer place` with this config again",
+        source.display()
+    );
+    let prompts = Prompts::read(&config.data.prompts)?;
+    let values = params.get(VALUES).context("only a bank of styles can have placed ones")?.copy();
+    for (number, style) in prompts.styles().enumerate() {
+        if let Some(place) = places.get(style) {
+            values.get(number as i64).copy_(&place.view(-1));
+        }
+    }
+    params.insert(VALUES.into(), values);
+    Ok(true)
+}
+
+/// The head's weights change with every step of training.
+fn fingerprint(params: &Params) -> Result<String> {
+    let head = params.iter().filter(|(name, _)| name.starts_with("speech.head.")).map(|(_, tensor)| tensor);
+    let mut bytes: Vec<u8> = vec![];
+    for tensor in head {
+        let flat = Vec::<f32>::try_from(tensor.detach().to_kind(Kind::Float).contiguous().view(-1))?;
+        bytes.extend(flat.iter().flat_map(|x| x.to_le_bytes()));
+    }
+    Ok(hash(bytes))
+}
+
+fn training_clips(config: &Config, prompts: &Prompts) -> Result<Vec<Clip>> {
+    let in_training = |corpus: &String| config.data.train.contains(corpus);
+    let listed = list(config, prompts)?.into_iter().filter(|l| l.split == Split::Train && in_training(&l.clip.corpus));
+    Ok(listed.map(|l| l.clip).collect())
+}
+
+/// Styles of the clips and of what is made of them in training.
+fn heard(config: &Config, clips: &[Clip]) -> std::collections::BTreeSet<String> {
+    let forms = |clip: &Clip| {
+        let all = variants(&config.augment, clip, Split::Train, config.seed).into_iter();
+        all.flat_map(|variant| crate::variants::styles(clip, variant)).collect::<Vec<_>>()
+    };
+    clips.iter().flat_map(forms).collect()
+}
+
+fn check(shown: &Shown, prompts: &Prompts, heard: &std::collections::BTreeSet<String>) -> Result<()> {
+    for style in shown.kinds.iter().flat_map(|kind| &kind.styles) {
+        ensure!(
+            prompts.styles().any(|known| known == style),
+            "augment.shown names {style:?}, which is no style of the prompts"
+        );
+        ensure!(
+            !heard.contains(style),
+            "augment.shown names {style:?}, which training clips have: it is learned from them"
+        );
+    }
+    Ok(())
+}
+
+fn is_drawn(shown: &Shown, clip: &Clip, seed: u64) -> bool {
+    shown.corpora.contains(&clip.corpus) && generator(seed, clip, "shown").random::<f64>() < shown.share
+}
