@@ -17,8 +17,12 @@ const COLOURS: [RGBColor; 8] = [
     RGBColor(0x5b, 0x4b, 0x8a),
     RGBColor(0x44, 0x44, 0x44),
 ];
-const SIZE: (u32, u32) = (760, 440);
+const SIZE: (u32, u32) = (920, 440);
+/// Width of the legend, to the right of everything else.
+const LEGEND: u32 = 200;
 const FONT: &str = "sans-serif";
+/// Names of more groups than this stand upright.
+const BESIDE_EACH_OTHER: usize = 8;
 
 /// One line.
 #[derive(Clone, Debug, Default)]
@@ -64,7 +68,8 @@ pub fn lines(words: Words<'_>, all: &[Series], log: bool) -> Result<String> {
     ensure!(points().next().is_some(), "there is nothing to draw in {:?}", words.title);
     let x = range(points().map(|(x, _)| *x));
     let top = points().map(|(_, [_, _, high])| *high).fold(0.0, f64::max).max(1e-6) * 1.08;
-    svg(|area| {
+    let keys: Vec<Key> = all.iter().map(|s| Key { name: &s.name, shape: Shape::Line }).collect();
+    svg(&keys, |area| {
         let mut builder = ChartBuilder::on(area);
         builder.caption(words.title, (FONT, 17)).margin(8).x_label_area_size(40).y_label_area_size(54);
         if log {
@@ -95,30 +100,43 @@ where
             chart.draw_series([Polygon::new(there.chain(back).collect::<Vec<_>>(), colour.mix(0.15).filled())])?;
         }
         let style = colour.stroke_width(2);
-        let drawn = if series.dashed {
-            chart.draw_series(DashedLineSeries::new(middle.clone(), 6, 4, style))?
+        if series.dashed {
+            chart.draw_series(DashedLineSeries::new(middle.clone(), 6, 4, style))?;
         } else {
-            chart.draw_series(LineSeries::new(middle.clone(), style))?
-        };
-        drawn.label(&series.name).legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
+            chart.draw_series(LineSeries::new(middle.clone(), style))?;
+        }
         chart.draw_series(middle.map(|at| Circle::new(at, 3, colour.filled())))?;
     }
-    legend(chart)
+    Ok(())
 }
 
-fn legend<'a, 'b: 'a, X>(
-    chart: &mut ChartContext<'a, SVGBackend<'b>, Cartesian2d<X, plotters::coord::types::RangedCoordf64>>,
-) -> Drawn
-where
-    X: Ranged<ValueType = f64>,
-{
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
-        .background_style(WHITE.mix(0.8))
-        .border_style(BLACK.mix(0.3))
-        .label_font((FONT, 12))
-        .draw()?;
+/// What an entry of the legend shows.
+struct Key<'a> {
+    name: &'a str,
+    shape: Shape,
+}
+
+enum Shape {
+    Line,
+    Box,
+    Dot,
+}
+
+/// Colour of the n-th kind: with more kinds than colours the second round is paler.
+fn colour(n: usize) -> RGBAColor {
+    COLOURS[n % COLOURS.len()].mix(if n < COLOURS.len() { 0.8 } else { 0.4 })
+}
+
+fn legend(area: &DrawingArea<SVGBackend<'_>, Shift>, keys: &[Key<'_>]) -> Drawn {
+    for (n, key) in keys.iter().enumerate() {
+        let (x, y, colour) = (4, 44 + 18 * n as i32, colour(n));
+        match key.shape {
+            Shape::Line => area.draw(&PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)))?,
+            Shape::Box => area.draw(&Rectangle::new([(x, y - 4), (x + 14, y + 4)], colour.filled()))?,
+            Shape::Dot => area.draw(&Circle::new((x + 8, y), 4, colour.filled()))?,
+        }
+        area.draw(&Text::new(key.name.to_string(), (x + 24, y - 6), (FONT, 12)))?;
+    }
     Ok(())
 }
 
@@ -136,11 +154,17 @@ pub fn bars(words: Words<'_>, groups: &[String], series: &[(String, Vec<[f64; 3]
         near.then(|| names.get(n as usize).cloned()).flatten().unwrap_or_default()
     };
     let width = 0.8 / series.len() as f64;
-    svg(|area| {
+    let keys: Vec<Key> = series.iter().map(|(name, _)| Key { name, shape: Shape::Box }).collect();
+    let upright = groups.len() > BESIDE_EACH_OTHER;
+    let mut names_style = (FONT, 12).into_font();
+    if upright {
+        names_style = names_style.transform(FontTransform::Rotate90);
+    }
+    svg(&keys, |area| {
         let mut chart = ChartBuilder::on(area)
             .caption(words.title, (FONT, 17))
             .margin(8)
-            .x_label_area_size(40)
+            .x_label_area_size(if upright { 130 } else { 40 })
             .y_label_area_size(54)
             .build_cartesian_2d(-0.5..groups.len() as f64 - 0.5, 0.0..highest.max(1e-6) * 1.15)?;
         chart
@@ -149,26 +173,24 @@ pub fn bars(words: Words<'_>, groups: &[String], series: &[(String, Vec<[f64; 3]
             .max_light_lines(0)
             .x_labels(2 * groups.len() + 1)
             .x_label_formatter(&label)
+            .x_label_style(names_style)
             .x_desc(words.x)
             .y_desc(words.y)
             .draw()?;
-        for (n, (name, values)) in series.iter().enumerate() {
-            let colour = COLOURS[n % COLOURS.len()];
+        for (n, (_, values)) in series.iter().enumerate() {
+            let colour = colour(n);
             let left = |group: usize| group as f64 - 0.4 + n as f64 * width;
             let bar = |(group, v): (usize, &[f64; 3])| {
-                Rectangle::new([(left(group), 0.0), (left(group) + 0.92 * width, v[0])], colour.mix(0.75).filled())
+                Rectangle::new([(left(group), 0.0), (left(group) + 0.92 * width, v[0])], colour.filled())
             };
-            chart
-                .draw_series(values.iter().enumerate().map(bar))?
-                .label(name)
-                .legend(move |(x, y)| Rectangle::new([(x, y - 4), (x + 14, y + 4)], colour.mix(0.75).filled()));
+            chart.draw_series(values.iter().enumerate().map(bar))?;
             let whiskers = values.iter().enumerate().filter(|(_, v)| v[1] < v[2]).map(|(group, v)| {
                 let x = left(group) + 0.46 * width;
                 PathElement::new([(x, v[1]), (x, v[2])], BLACK.mix(0.6).stroke_width(1))
             });
             chart.draw_series(whiskers)?;
         }
-        legend(&mut chart)
+        Ok(())
     })
 }
 
@@ -191,34 +213,30 @@ pub fn points(title: &str, clouds: &[Cloud]) -> Result<String> {
     let all = || clouds.iter().flat_map(|c| c.circles.iter().chain(&c.crosses));
     ensure!(all().next().is_some(), "there is nothing to draw in {title:?}");
     let (x, y) = (range(all().map(|p| p.0)), range(all().map(|p| p.1)));
-    // Room for the legend.
-    let x = x.start..x.end + 0.28 * (x.end - x.start);
-    svg(|area| {
+    let keys: Vec<Key> = clouds.iter().map(|c| Key { name: &c.name, shape: Shape::Dot }).collect();
+    svg(&keys, |area| {
         let mut chart = ChartBuilder::on(area).caption(title, (FONT, 17)).margin(8).build_cartesian_2d(x, y)?;
         for (n, cloud) in clouds.iter().enumerate() {
-            // More kinds than colours: the second round is paler.
-            let colour = COLOURS[n % COLOURS.len()].mix(if n < COLOURS.len() { 0.8 } else { 0.4 });
-            chart
-                .draw_series(cloud.circles.iter().map(|at| Circle::new(*at, 2, colour.filled())))?
-                .label(&cloud.name)
-                .legend(move |(x, y)| Circle::new((x + 6, y), 4, colour.filled()));
+            chart.draw_series(cloud.circles.iter().map(|at| Circle::new(*at, 2, colour(n).filled())))?;
         }
         for (n, cloud) in clouds.iter().enumerate() {
             let colour = COLOURS[n % COLOURS.len()];
             chart.draw_series(cloud.crosses.iter().map(|at| Cross::new(*at, 4, colour.stroke_width(2))))?;
         }
-        legend(&mut chart)
+        Ok(())
     })
 }
 
 type Drawn = Result<(), Box<dyn std::error::Error>>;
 
-fn svg(draw: impl FnOnce(&DrawingArea<SVGBackend<'_>, Shift>) -> Drawn) -> Result<String> {
+/// A drawing with its legend on the right.
+fn svg(keys: &[Key<'_>], draw: impl FnOnce(&DrawingArea<SVGBackend<'_>, Shift>) -> Drawn) -> Result<String> {
     let mut text = String::new();
     {
         let area = SVGBackend::with_string(&mut text, SIZE).into_drawing_area();
         area.fill(&WHITE)?;
-        draw(&area).map_err(|error| anyhow!("cannot draw: {error}"))?;
+        let (left, right) = area.split_horizontally(SIZE.0 - LEGEND);
+        draw(&left).and_then(|()| legend(&right, keys)).map_err(|error| anyhow!("cannot draw: {error}"))?;
         area.present()?;
     }
     Ok(text)

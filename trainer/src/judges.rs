@@ -30,8 +30,8 @@ const KEPT: usize = 512;
 pub enum Model<'a> {
     /// The latest checkpoint of the config's run, over cached features.
     Run,
-    /// An exported bundle, from the clips' files through ONNX Runtime, as in production. What it says about a file is kept beside
-    /// the feature cache.
+    /// An exported bundle, from the clips' files through ONNX Runtime, as in production. What it says is kept beside the
+    /// feature cache.
     Bundle(&'a Path),
 }
 
@@ -120,7 +120,8 @@ impl Judge for RunJudge {
 
 struct BundleJudge {
     encoder: esr_encoder::Encoder,
-    kept: Kept,
+    clips: Kept,
+    texts: Kept,
 }
 
 impl BundleJudge {
@@ -133,8 +134,9 @@ impl BundleJudge {
         let speech = &bundle.manifest().speech;
         let network = bundle.file(SPEECH_FILE).context("the bundle has no speech network")?;
         let key = hash([network, &serde_json::to_vec(speech)?].concat());
-        let kept = Kept::open(&config.data.cache().join("clips"), &key)?;
-        Ok(Self { encoder, kept })
+        let clips = Kept::open(&config.data.cache().join("clips"), &key)?;
+        let texts = Kept::open(&config.data.cache().join("texts"), &format!("{:016x}", encoder.tag()))?;
+        Ok(Self { encoder, clips, texts })
     }
 }
 
@@ -158,7 +160,7 @@ fn name_of(path: &Path) -> Result<String> {
 
 impl Judge for BundleJudge {
     fn speech(&mut self, entries: &[Entry], _: &Tensor) -> Result<Tensor> {
-        let Self { encoder, kept } = self;
+        let Self { encoder, clips: kept, .. } = self;
         let rate = encoder.sample_rate();
         let progress = Progress::start(entries.len() as u64, "clips through the bundle");
         let mut parts = vec![];
@@ -194,12 +196,15 @@ impl Judge for BundleJudge {
     }
 
     fn texts(&mut self, _: &Config, texts: &[String]) -> Result<Tensor> {
-        let mut rows = vec![];
-        for batch in texts.chunks(32) {
-            let batch: Vec<&str> = batch.iter().map(String::as_str).collect();
-            let embedded = self.encoder.embed_texts(&batch, &esr_encoder::Cancel::default())?;
-            rows.extend(embedded.iter().map(|e| Tensor::from_slice(e.as_slice())));
-        }
-        Ok(Tensor::stack(&rows, 0))
+        let Self { encoder, texts: kept, .. } = self;
+        kept.rows(texts, |places| {
+            let mut rows = vec![];
+            for batch in places.chunks(32) {
+                let batch: Vec<&str> = batch.iter().map(|n| texts[*n].as_str()).collect();
+                let embedded = encoder.embed_texts(&batch, &esr_encoder::Cancel::default())?;
+                rows.extend(embedded.iter().map(|e| Tensor::from_slice(e.as_slice())));
+            }
+            Ok(Tensor::stack(&rows, 0))
+        })
     }
 }
