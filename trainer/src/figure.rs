@@ -5,6 +5,7 @@ use std::ops::Range;
 use anyhow::{Result, anyhow, ensure};
 use plotters::coord::Shift;
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 /// Colours that people with red-green blindness can tell apart.
 const COLOURS: [RGBColor; 8] = [
@@ -22,7 +23,7 @@ const SIZE: (u32, u32) = (920, 440);
 const LEGEND: u32 = 200;
 const FONT: &str = "sans-serif";
 /// Names of more groups than this stand upright.
-const BESIDE_EACH_OTHER: usize = 8;
+const BESIDE_EACH_OTHER: usize = 6;
 
 /// One line.
 #[derive(Clone, Debug, Default)]
@@ -148,18 +149,14 @@ pub fn bars(words: Words<'_>, groups: &[String], series: &[(String, Vec<[f64; 3]
     ensure!(!groups.is_empty() && !series.is_empty(), "there is nothing to draw in {:?}", words.title);
     let highest = series.iter().flat_map(|(_, values)| values.iter().map(|v| v[2])).fold(0.0, f64::max);
     let names = groups.to_vec();
+    let upright = groups.len() > BESIDE_EACH_OTHER;
     let label = move |x: &f64| {
         let n = x.round();
-        let near = (x - n).abs() < 1e-6 && n >= 0.0;
+        let near = (x - n).abs() < 1e-6 && n >= 0.0 && !upright;
         near.then(|| names.get(n as usize).cloned()).flatten().unwrap_or_default()
     };
     let width = 0.8 / series.len() as f64;
     let keys: Vec<Key> = series.iter().map(|(name, _)| Key { name, shape: Shape::Box }).collect();
-    let upright = groups.len() > BESIDE_EACH_OTHER;
-    let mut names_style = (FONT, 12).into_font();
-    if upright {
-        names_style = names_style.transform(FontTransform::Rotate90);
-    }
     svg(&keys, |area| {
         let mut chart = ChartBuilder::on(area)
             .caption(words.title, (FONT, 17))
@@ -173,7 +170,6 @@ pub fn bars(words: Words<'_>, groups: &[String], series: &[(String, Vec<[f64; 3]
             .max_light_lines(0)
             .x_labels(2 * groups.len() + 1)
             .x_label_formatter(&label)
-            .x_label_style(names_style)
             .x_desc(words.x)
             .y_desc(words.y)
             .draw()?;
@@ -189,6 +185,15 @@ pub fn bars(words: Words<'_>, groups: &[String], series: &[(String, Vec<[f64; 3]
                 PathElement::new([(x, v[1]), (x, v[2])], BLACK.mix(0.6).stroke_width(1))
             });
             chart.draw_series(whiskers)?;
+        }
+        if upright {
+            // The library's own labels would stand half inside the chart.
+            let style = (FONT, 12).into_font().transform(FontTransform::Rotate90).color(&BLACK);
+            let style = style.pos(Pos::new(HPos::Left, VPos::Center));
+            for (n, name) in groups.iter().enumerate() {
+                let (x, y) = chart.backend_coord(&(n as f64, 0.0));
+                area.draw(&Text::new(name.clone(), (x, y + 8), style.clone()))?;
+            }
         }
         Ok(())
     })
