@@ -3,7 +3,7 @@
 //!
 //! Nothing is trained: a style whose clips the speech side cannot tell from others stays a guess.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -17,14 +17,18 @@ use crate::data::Clip;
 use crate::data::splits::Split;
 use crate::judges::{Model, judge_of};
 use crate::kept::hash;
+use crate::nets::log_mel::SAMPLE_RATE;
 use crate::prepare::list;
 use crate::prompts::Prompts;
 use crate::torch::Params;
+use crate::train::trained;
 use crate::tune_text::GUESSED;
-use crate::variants::{Variant, generator, render, variants};
+use crate::variants::{Variant, generator, render, styles, variants};
 
 /// What the styles answer with, a row each.
 const VALUES: &str = "text.head.values";
+/// Name of what says which speech side the places are of; no style has it.
+const OF: &str = "of";
 
 /// The file of a run's placed styles.
 pub fn file(work: &Path) -> PathBuf {
@@ -37,18 +41,19 @@ pub fn file(work: &Path) -> PathBuf {
 /// If the run or its clips are missing, or a style is unknown or has clips of its own.
 pub fn place(config: &Config) -> Result<Vec<String>> {
     let shown = config.augment.shown.as_ref().context("the config has no augment.shown: there is nothing to place")?;
-    let target = file(&config.data.work);
-    if target.exists() {
-        std::fs::remove_file(&target).with_context(|| format!("cannot remove {}", target.display()))?;
-    }
     let prompts = Prompts::read(&config.data.prompts)?;
     let clips = training_clips(config, &prompts)?;
     check(shown, &prompts, &heard(config, &clips))?;
+    let target = file(&config.data.work);
+    if target.exists() {
+        // It may be of an earlier speech side, with which the run would be refused.
+        std::fs::remove_file(&target).with_context(|| format!("cannot remove {}", target.display()))?;
+    }
     let mut judge = judge_of(config, &Model::Run)?;
     let drawn: Vec<&Clip> = clips.iter().filter(|clip| is_drawn(shown, clip, config.seed)).collect();
     ensure!(!drawn.is_empty(), "augment.shown draws no clip of {}", shown.corpora.join(", "));
     let recorded = drawn.iter().map(|clip| read(&clip.path)).collect::<Result<Vec<_>>>()?;
-    let most = (config.data.longest * crate::nets::log_mel::SAMPLE_RATE as f32) as usize;
+    let most = (config.data.longest * SAMPLE_RATE as f32) as usize;
     let mut mean = |variant: Variant| -> Result<Tensor> {
         let make = |(samples, clip): (&Vec<f32>, &&Clip)| {
             let mut made = render(samples, clip, variant, config.seed);
@@ -64,15 +69,12 @@ pub fn place(config: &Config) -> Result<Vec<String>> {
         let place = unit(&(mean(Variant::Made(kind.manner))? - &before)) * f64::from(GUESSED);
         places.extend(kind.styles.iter().map(|style| (style.clone(), place.shallow_clone())));
     }
-    let styles = places.iter().map(|(style, _)| style.clone()).collect();
-    let params = crate::train::trained(config)?.context("the run has no checkpoint any more")?;
+    let named = places.iter().map(|(style, _)| style.clone()).collect();
+    let params = trained(config)?.context("the run has no checkpoint any more")?;
     places.push((OF.into(), Tensor::from_slice(fingerprint(&params)?.as_bytes())));
     Tensor::write_safetensors(&places, &target).with_context(|| format!("cannot write {}", target.display()))?;
-    Ok(styles)
+    Ok(named)
 }
-
-/// Which speech side the places are of.
-const OF: &str = "of";
 
 /// Puts a run's placed styles into its parameters, where there are some. Returns whether there are.
 ///
@@ -122,15 +124,15 @@ fn training_clips(config: &Config, prompts: &Prompts) -> Result<Vec<Clip>> {
 }
 
 /// Styles of the clips and of what is made of them in training.
-fn heard(config: &Config, clips: &[Clip]) -> std::collections::BTreeSet<String> {
+fn heard(config: &Config, clips: &[Clip]) -> BTreeSet<String> {
     let forms = |clip: &Clip| {
         let all = variants(&config.augment, clip, Split::Train, config.seed).into_iter();
-        all.flat_map(|variant| crate::variants::styles(clip, variant)).collect::<Vec<_>>()
+        all.flat_map(|variant| styles(clip, variant)).collect::<Vec<_>>()
     };
     clips.iter().flat_map(forms).collect()
 }
 
-fn check(shown: &Shown, prompts: &Prompts, heard: &std::collections::BTreeSet<String>) -> Result<()> {
+fn check(shown: &Shown, prompts: &Prompts, heard: &BTreeSet<String>) -> Result<()> {
     for style in shown.kinds.iter().flat_map(|kind| &kind.styles) {
         ensure!(
             prompts.styles().any(|known| known == style),
