@@ -76,14 +76,14 @@ pub fn place(config: &Config) -> Result<Vec<String>> {
     Ok(named)
 }
 
-/// Puts a run's placed styles into its parameters, where there are some. Returns whether there are.
+/// Puts a run's placed styles into its parameters, where there are some.
 ///
 /// # Errors
 /// If the speech side was trained on since.
-pub fn insert(config: &Config, params: &mut Params) -> Result<bool> {
+pub fn insert(config: &Config, params: &mut Params) -> Result<()> {
     let source = file(&config.data.work);
     if config.augment.shown.is_none() || !source.exists() {
-        return Ok(false);
+        return Ok(());
     }
     let mut places: BTreeMap<String, Tensor> = Tensor::read_safetensors(&source)
         .with_context(|| format!("cannot read {}", source.display()))?
@@ -103,7 +103,7 @@ pub fn insert(config: &Config, params: &mut Params) -> Result<bool> {
         }
     }
     params.insert(VALUES.into(), values);
-    Ok(true)
+    Ok(())
 }
 
 /// The head's weights change with every step of training.

@@ -95,7 +95,7 @@ impl<'a> Ground<'a> {
     /// Unit vectors of waveforms at the encoder's rate.
     ///
     /// # Errors
-    /// If the model cannot embed them: a run that trained the encoder must be exported first.
+    /// If there are none, or the model cannot embed them.
     pub fn waveforms(&mut self, clips: &[Vec<f32>]) -> Result<Rows> {
         ensure!(!clips.is_empty(), "there is no waveform to embed");
         Rows::of(&self.judge.waveforms(clips)?)
