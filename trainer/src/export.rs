@@ -18,6 +18,7 @@ use crate::encoders;
 use crate::evaluate::{CorpusScores, style_table, table};
 use crate::graph::Graph;
 use crate::nets::log_mel::SAMPLE_RATE;
+use crate::nets::text_tower::KEYS;
 use crate::onnx::{self, Precision};
 use crate::prepare::batch_of;
 use crate::tokenizer::TextTokenizer;
@@ -50,16 +51,9 @@ pub(crate) struct Parts<'a> {
     pub precision: Precision,
 }
 
-/// Writes the latest checkpoint of the config's run to `folder`.
-pub fn export(config: &Config, folder: &Path, precision: Precision) -> Result<u64> {
-    let trained = trained(config)?.context("there is no checkpoint; run `esr-trainer train` with this config first")?;
-    let mut params: Params = encoders::speech(config, config.speech.tower.last())?;
-    params.extend(if config.text.tuning.is_some() { tune_text::load(config)? } else { encoders::text(config)? });
-    params.extend(trained);
-    ensure!(
-        config.augment.shown.is_none() || placed::file(&config.data.work).exists(),
-        "the config's augment.shown has not been placed; run `esr-trainer place` with this config first"
-    );
+/// Writes the latest checkpoint of the config's run to `folder`; with `from`, that bundle with the text encoder tuned since.
+pub fn export(config: &Config, folder: &Path, precision: Precision, from: Option<&Path>) -> Result<u64> {
+    let mut params = if let Some(bundle) = from { retuned(config, bundle)? } else { finished(config)? };
     if precision == Precision::Int8 {
         // What was trained further is not rounded yet, and golden vectors are those of what the bundle holds.
         params = encoders::round(params);
@@ -83,6 +77,34 @@ pub fn export(config: &Config, folder: &Path, precision: Precision) -> Result<u6
         write_card(config, folder, &[])?;
     }
     opened(folder)
+}
+
+/// The parameters of the config's run.
+fn finished(config: &Config) -> Result<Params> {
+    let trained = trained(config)?.context("there is no checkpoint; run `esr-trainer train` with this config first")?;
+    let mut params: Params = encoders::speech(config, config.speech.tower.last())?;
+    params.extend(if config.text.tuning.is_some() { tune_text::load(config)? } else { encoders::text(config)? });
+    params.extend(trained);
+    ensure!(
+        config.augment.shown.is_none() || placed::file(&config.data.work).exists(),
+        "the config's augment.shown has not been placed; run `esr-trainer place` with this config first"
+    );
+    Ok(params)
+}
+
+/// The parameters of a bundle, with the text tower that `tune-text` has made of its own; its styles answer as before.
+fn retuned(config: &Config, bundle: &Path) -> Result<Params> {
+    let mut params = weights::read_tensors(&bundle.join(SPEECH_FILE))?;
+    params.extend(weights::read_tensors(&bundle.join(TEXT_FILE))?);
+    let keys = params.get(KEYS).with_context(|| format!("{} has no bank of styles", bundle.display()))?.copy();
+    params.extend(tune_text::tuned(config)?);
+    ensure!(
+        params[KEYS].size() == keys.size() && params[KEYS].allclose(&keys, 1e-6, 1e-6, false),
+        "{} was not tuned from {}: its styles lie elsewhere",
+        tune_text::file(config).display(),
+        bundle.display()
+    );
+    Ok(params)
 }
 
 /// Writes all files of a bundle but its model card.

@@ -93,7 +93,7 @@ where
     X: Ranged<ValueType = f64>,
 {
     for (n, series) in all.iter().enumerate() {
-        let colour = COLOURS[n % COLOURS.len()];
+        let colour = colour(n);
         let middle = series.points.iter().map(|(x, [y, _, _])| (*x, *y));
         if series.points.iter().any(|(_, [_, low, high])| low < high) {
             let there = series.points.iter().map(|(x, [_, low, _])| (*x, *low));
@@ -225,7 +225,7 @@ pub fn points(title: &str, clouds: &[Cloud]) -> Result<String> {
             chart.draw_series(cloud.circles.iter().map(|at| Circle::new(*at, 2, colour(n).filled())))?;
         }
         for (n, cloud) in clouds.iter().enumerate() {
-            let colour = COLOURS[n % COLOURS.len()];
+            let colour = colour(n);
             chart.draw_series(cloud.crosses.iter().map(|at| Cross::new(*at, 4, colour.stroke_width(2))))?;
         }
         Ok(())

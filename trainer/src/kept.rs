@@ -43,15 +43,8 @@ impl Kept {
             let places: Vec<usize> = missing.values().copied().collect();
             let computed = compute(&places)?;
             let list: Vec<&String> = missing.into_keys().collect();
-            write(
-                &self.folder.join(format!(
-                    "{}-{}.safetensors",
-                    self.key,
-                    hash(list.iter().fold(String::new(), |all, name| all + name + "\n"))
-                )),
-                &list,
-                &computed,
-            )?;
+            let named = hash(list.iter().fold(String::new(), |all, name| all + name + "\n"));
+            write(&self.folder.join(format!("{}-{named}.safetensors", self.key)), &list, &computed)?;
             self.known.extend(list.into_iter().cloned().zip(computed.unbind(0)));
         }
         Ok(Tensor::stack(&names.iter().map(|name| &self.known[name]).collect::<Vec<_>>(), 0))

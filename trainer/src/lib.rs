@@ -54,3 +54,4 @@ pub mod voice;
 pub mod warm_start;
 pub mod waveforms;
 pub mod weights;
+pub mod wording;

@@ -59,7 +59,8 @@ enum Command {
     },
     /// Train the projections and heads (and, if the config says so, the last encoder blocks, or the whole speech encoder).
     ///
-    /// With training.waveforms the encoder is trained from waveforms that are altered anew each time; use a GPU. Continues from the latest checkpoint in data.work. Writes one line of metrics.jsonl an epoch.
+    /// With training.waveforms the encoder is trained from waveforms that are altered anew each time; use a GPU. Continues
+    /// from the latest checkpoint in data.work. Writes one line of metrics.jsonl an epoch.
     Train {
         /// Config file.
         #[arg(long)]
@@ -188,6 +189,9 @@ enum Command {
         /// Keep encoder weights as 32-bit floats instead of int8.
         #[arg(long)]
         float: bool,
+        /// Take all but the text encoder from this bundle instead of the run: the one that `tune-text --from` went on from.
+        #[arg(long)]
+        from: Option<PathBuf>,
     },
 }
 
@@ -281,10 +285,10 @@ fn work(arguments: Arguments) -> Result<()> {
         }
         Command::Protocol(arguments) => arguments.subject.give(&protocol::command::run(&arguments)?)?,
         Command::Question(question) => drop(questions::command::run(&question)?),
-        Command::Export { config, bundle, float } => {
+        Command::Export { config, bundle, float, from } => {
             let config = Config::read_with(&config, &set)?;
             let precision = if float { Precision::Float } else { Precision::Int8 };
-            let tag = export::export(&config, &bundle, precision)?;
+            let tag = export::export(&config, &bundle, precision, from.as_deref())?;
             println!("wrote {} with tag {tag:016x}", bundle.display());
         }
     }

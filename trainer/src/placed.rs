@@ -18,6 +18,7 @@ use crate::data::splits::Split;
 use crate::judges::{Model, judge_of};
 use crate::kept::hash;
 use crate::nets::log_mel::SAMPLE_RATE;
+use crate::nets::text_tower::VALUES;
 use crate::prepare::list;
 use crate::prompts::Prompts;
 use crate::torch::Params;
@@ -25,8 +26,6 @@ use crate::train::trained;
 use crate::tune_text::GUESSED;
 use crate::variants::{Variant, generator, render, styles, variants};
 
-/// What the styles answer with, a row each.
-const VALUES: &str = "text.head.values";
 /// Name of what says which speech side the places are of; no style has it.
 const OF: &str = "of";
 

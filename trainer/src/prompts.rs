@@ -10,6 +10,8 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use serde::Deserialize;
 
+use crate::wording::{Wordings, negated};
+
 /// Which half of the phrases and templates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Side {
@@ -19,10 +21,17 @@ pub enum Side {
     Heldout,
 }
 
-#[derive(Debug, Deserialize)]
-struct Halves {
+/// Texts of both sides.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct Halves {
     train: Vec<String>,
     heldout: Vec<String>,
+}
+
+impl Halves {
+    pub(crate) fn of(&self, side: Side) -> &[String] {
+        if side == Side::Train { &self.train } else { &self.heldout }
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -53,11 +62,15 @@ struct File {
     templates: BTreeMap<String, Halves>,
     style: Vec<Style>,
     #[serde(default)]
+    wordings: Wordings,
+    #[serde(default)]
     attributes: BTreeMap<String, toml::Value>,
 }
 
 /// The prompt file.
 pub struct Prompts {
+    /// What is done to descriptions when they are asked for.
+    pub wordings: Wordings,
     templates: BTreeMap<String, Halves>,
     styles: Vec<Style>,
     labels: BTreeMap<String, usize>,
@@ -93,10 +106,11 @@ impl Prompts {
             let unknown = style.like.iter().find(|l| !file.style.iter().any(|s| s.name == **l));
             ensure!(unknown.is_none(), "{:?} is said to be like {:?}, which is no style", style.name, unknown);
         }
-        let templates = file.attributes.remove("templates").map(toml::Value::try_into::<Halves>).transpose()?;
+        let attribute_templates =
+            file.attributes.remove("templates").map(toml::Value::try_into::<Halves>).transpose()?.unwrap_or_default();
         let attributes = file.attributes.into_iter().map(|(k, v)| Ok((k, v.try_into()?))).collect::<Result<_>>()?;
-        let attribute_templates = templates.unwrap_or(Halves { train: vec![], heldout: vec![] });
-        Ok(Self { templates: file.templates, styles: file.style, labels, attributes, attribute_templates })
+        let (templates, wordings) = (file.templates, file.wordings);
+        Ok(Self { wordings, templates, styles: file.style, labels, attributes, attribute_templates })
     }
 
     /// Names of all styles.
@@ -143,7 +157,7 @@ impl Prompts {
             let style = self.style(name);
             let form = FORMS.into_iter().find(|f| !phrases(style, Side::Train, f).is_empty()).unwrap_or(FORMS[0]);
             let phrase = phrases(style, Side::Train, form).first().map_or(name.as_str(), String::as_str);
-            fill(&half(&self.templates[form], Side::Train)[0], &[("{x}", phrase)])
+            fill(&self.templates[form].of(Side::Train)[0], &[("{x}", phrase)])
         };
         styles.iter().map(one).collect::<Vec<_>>().join(", ")
     }
@@ -158,7 +172,7 @@ impl Prompts {
         let mut all = vec![];
         for form in FORMS {
             for phrase in phrases(style, phrase_side, form) {
-                all.extend(half(&self.templates[form], template_side).iter().map(|t| fill(t, &[("{x}", phrase)])));
+                all.extend(self.templates[form].of(template_side).iter().map(|t| fill(t, &[("{x}", phrase)])));
             }
         }
         all.sort();
@@ -171,12 +185,19 @@ impl Prompts {
         phrases(self.style(name), side, "adjective")
     }
 
+    /// Descriptions that negate a style: phrases of one side in the negations of another. Panics on an unknown style.
+    pub fn negated(&self, name: &str, phrase_side: Side, negation_side: Side) -> Vec<String> {
+        let style = self.style(name);
+        let of = |form| negated(phrases(style, phrase_side, form), self.wordings.negations(form, negation_side));
+        FORMS.into_iter().flat_map(of).collect()
+    }
+
     fn of_pair(&self, first: &str, second: &str, side: Side) -> Vec<String> {
         // The manner of speaking comes second: it is what one can be doing while sounding like the first.
         let (first, second) = if manner(first) && !manner(second) { (second, first) } else { (first, second) };
         let (first, second) = (self.style(first), self.style(second));
         let mut all = vec![];
-        for template in half(&self.templates["pair"], side) {
+        for template in self.templates["pair"].of(side) {
             let mut own = BTreeSet::new();
             for a in phrases(first, side, "adjective") {
                 for b in phrases(second, side, "adjective") {
@@ -197,11 +218,11 @@ impl Prompts {
     /// A description of measured attributes, such as `("pitch", "high")`; `None` when the file has no words for any.
     pub fn of_attributes(&self, measured: &[(&str, &str)], side: Side, random: &mut ChaCha8Rng) -> Option<String> {
         let word = |(attribute, rank): &(&str, &str)| {
-            let words = half(self.attributes.get(*attribute)?.get(*rank)?, side);
+            let words = self.attributes.get(*attribute)?.get(*rank)?.of(side);
             (!words.is_empty()).then(|| (attribute.to_string(), words[random.random_range(0..words.len())].clone()))
         };
         let words: Vec<String> = measured.iter().filter_map(word).map(|(_, w)| w).collect();
-        let templates = half(&self.attribute_templates, side);
+        let templates = self.attribute_templates.of(side);
         if words.is_empty() || templates.is_empty() {
             return None;
         }
@@ -229,10 +250,6 @@ fn phrases<'a>(style: &'a Style, side: Side, form: &str) -> &'a [String] {
         "gerund" => &all.gerund,
         _ => &all.noun,
     }
-}
-
-fn half(halves: &Halves, side: Side) -> &[String] {
-    if side == Side::Train { &halves.train } else { &halves.heldout }
 }
 
 /// Puts one phrase into the place `{x}` of a template.

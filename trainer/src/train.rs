@@ -309,8 +309,7 @@ pub fn trained(config: &Config) -> Result<Option<Params>> {
     if config.text.tuning.is_some() {
         // Training leaves a tuned text side as it is, so one that was tuned anew since then takes its place. What the styles
         // answer with stays: the speech side was drawn there.
-        let kept = |name: &str| name.starts_with("text.head.") && !name.ends_with(".values");
-        params.extend(tune_text::load(config)?.into_iter().filter(|(name, _)| kept(name)));
+        params.extend(tune_text::tuned(config)?.into_iter().filter(|(name, _)| name.starts_with("text.head.")));
     }
     if let Some(settings) = config.training.waveforms.as_ref().filter(|w| w.keep > 0.0) {
         for (name, start) in waveforms::start(config, settings, &config.speech.tower.record_whole(config.dimension))? {

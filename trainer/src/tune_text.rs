@@ -9,6 +9,7 @@ mod space;
 mod teacher;
 mod texts;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -16,15 +17,16 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
 
-use self::lesson::Lesson;
+use self::lesson::{Lesson, Step};
 pub(crate) use self::space::GUESSED;
 pub use self::space::link;
 use self::space::{MEANS, style_means, style_places, values};
 use crate::config::{Config, Tuning};
 use crate::encoders;
+use crate::graph::Graph;
 use crate::losses::soft_cross_entropy;
 use crate::nets::bert::Bert;
-use crate::nets::text_tower::{Bank, TextTower};
+use crate::nets::text_tower::{Bank, KEYS, TextTower, VALUES};
 use crate::optimiser::{AdamW, half_cosine};
 use crate::progress::Progress;
 use crate::prompts::{Prompts, Side};
@@ -34,23 +36,30 @@ use crate::torch::{Params, run};
 use crate::weights;
 
 const ASKED: usize = 100;
+/// Batches that the texts of a step are computed in.
+const PIECES: usize = 4;
 
 /// The file with the tuned text tower.
 pub fn file(config: &Config) -> PathBuf {
     config.data.cache().join("text.safetensors")
 }
 
-/// The tuned text tower: encoder, head and bank.
-pub fn load(config: &Config) -> Result<Params> {
+/// What was tuned: encoder, head and keys, without what the styles answer with.
+pub(crate) fn tuned(config: &Config) -> Result<Params> {
     let file = file(config);
     let named = Tensor::read_safetensors(&file).with_context(|| {
         format!("cannot read {}; run `esr-trainer tune-text` with this config first", file.display())
     })?;
-    let mut params: Params = named.into_iter().collect();
+    Ok(named.into_iter().filter(|(name, _)| name != VALUES).collect())
+}
+
+/// The tuned text tower: encoder, head and bank.
+pub fn load(config: &Config) -> Result<Params> {
+    let mut params = tuned(config)?;
     let tuning = config.text.tuning.as_ref().context("the config has no [text.tuning]")?;
     let places = style_places(&params).context("the tuned text tower has no bank")?;
     let values = values(places, tuning.sharpen, config.dimension);
-    params.insert("text.head.values".into(), values);
+    params.insert(VALUES.into(), values);
     Ok(params)
 }
 
@@ -72,7 +81,7 @@ pub fn tune_text(config: &Config, from: Option<&Path>) -> Result<()> {
     let aim = if let Some(bundle) = from {
         encoders::initialise(&pupil.tower.record_tuning(config.dimension, 0.0), &mut params);
         let known = weights::read_tensors(&bundle.join(esr_encoder::bundle::TEXT_FILE))?;
-        for (name, tensor) in params.iter_mut().filter(|(name, _)| !name.ends_with(".values")) {
+        for (name, tensor) in params.iter_mut().filter(|(name, _)| *name != VALUES) {
             *tensor = known.get(name).with_context(|| format!("{} has no {name}", bundle.display()))?.copy();
         }
         let targets = pupil.places(config, &params, &lesson.taught)?;
@@ -80,7 +89,7 @@ pub fn tune_text(config: &Config, from: Option<&Path>) -> Result<()> {
         // A new description belongs where those of its style are, everything else where it is.
         let own = means.index_select(0, &Tensor::from_slice(&lesson.owners));
         let others = targets.slice(0, lesson.labelled as i64, None, 1);
-        Aim { targets: Tensor::cat(&[own, others], 0), keys: params["text.head.keys"].shallow_clone(), means }
+        Aim { targets: Tensor::cat(&[own, others], 0), keys: params[KEYS].shallow_clone(), means }
     } else {
         let aim = teacher::aim(config, tuning, &lesson)?;
         params.extend(head(config, &Encoder::Published, &lesson.taught, &aim.targets)?);
@@ -140,27 +149,27 @@ impl Pupil {
         tch::manual_seed(config.seed as i64);
         let graph = self.tower.record_tuning(config.dimension, tuning.dropout);
         encoders::initialise(&graph, &mut params);
-        for part in ["keys", "values"] {
-            params.insert(format!("text.head.{part}"), aim.keys.shallow_clone());
+        for part in [KEYS, VALUES] {
+            params.insert(part.into(), aim.keys.shallow_clone());
         }
         let rate = |name: &str| match name {
             // Where it stays as published, rare words keep the place that training on much text gave them.
             _ if name.contains(".embeddings.") => self.table_rate,
             _ if name.contains(".encoder.") => self.rate,
-            _ if name.ends_with(".keys") || name.ends_with(".values") => 0.0,
+            KEYS | VALUES => 0.0,
             _ => self.head_rate,
         };
         for (name, tensor) in &mut params {
             *tensor = tensor.detach().to_device(device).set_requires_grad(rate(name) > 0.0);
         }
-        let (targets, keys) = (aim.targets.to_device(device), aim.keys.to_device(device));
+        // What is negated lies opposite.
+        let targets = Tensor::cat(&[aim.targets.shallow_clone(), -&aim.means], 0).to_device(device);
+        let keys = aim.keys.to_device(device);
         let mut adam = AdamW { decay: 0.01, ..AdamW::default() };
         let progress = Progress::start(self.steps as u64, "steps of text tuning");
         for step in 0..self.steps {
-            let (texts, styles, rows) = lesson.draw(tuning, random);
-            let (ids, mask) = self.tokenizer.encode(&texts)?;
-            let inputs = [("input_ids", &ids.to_device(device)), ("attention_mask", &mask.to_device(device))];
-            let out = run(&graph, &params, &inputs, true);
+            let Step { texts, styles, rows } = lesson.draw(tuning, random);
+            let out = self.read(&graph, &params, &texts, device)?;
             let (prompts, others) = (styles.len() as i64, rows.len() as i64);
             let named = out["logits"].narrow(0, 0, prompts);
             let naming = named.cross_entropy_for_logits(&Tensor::from_slice(&styles).to_device(device));
@@ -183,6 +192,29 @@ impl Pupil {
         }
         progress.finish();
         Ok(params.into_iter().map(|(name, t)| (name, t.detach().to_device(Device::Cpu).contiguous())).collect())
+    }
+
+    /// What the tower makes of the texts of a step. Those of like length are computed together, so that little is padding.
+    fn read(
+        &self,
+        graph: &Graph,
+        params: &Params,
+        texts: &[String],
+        device: Device,
+    ) -> Result<BTreeMap<String, Tensor>> {
+        let mut order: Vec<i64> = (0..texts.len() as i64).collect();
+        order.sort_by_key(|n| texts[*n as usize].len());
+        let mut parts: BTreeMap<String, Vec<Tensor>> = BTreeMap::new();
+        for piece in order.chunks(texts.len().div_ceil(PIECES)) {
+            let chosen: Vec<String> = piece.iter().map(|n| texts[*n as usize].clone()).collect();
+            let (ids, mask) = self.tokenizer.encode(&chosen)?;
+            let inputs = [("input_ids", &ids.to_device(device)), ("attention_mask", &mask.to_device(device))];
+            for (name, rows) in run(graph, params, &inputs, true) {
+                parts.entry(name).or_default().push(rows);
+            }
+        }
+        let place = Tensor::from_slice(&order).argsort(0, false).to_device(device);
+        Ok(parts.into_iter().map(|(name, rows)| (name, Tensor::cat(&rows, 0).index_select(0, &place))).collect())
     }
 
     /// Where a tower with these parameters places texts.

@@ -16,6 +16,7 @@ use esr_trainer::prompts::Side;
 use esr_trainer::soup::soup;
 use esr_trainer::train::{train, trained};
 use esr_trainer::tune_text::tune_text;
+use esr_trainer::weights::read_tensors;
 use tch::{Device, Kind, Tensor};
 
 /// libtorch has one random generator per process: tests that train must not draw from it at the same time.
@@ -103,6 +104,10 @@ heldout = ["full of {x}"]
 [templates.pair]
 train = ["{a} and {b}", "{g} and {a}"]
 heldout = ["{a} while {g}"]
+[wordings]
+before = { train = ["give me "], heldout = ["find "] }
+after = { train = [" now", "!"], heldout = [" soon"] }
+not_adjective = { train = ["not {x}"], heldout = ["hardly {x}"] }
 [[style]]
 name = "calm"
 train = { adjective = ["calm", "relaxed"], gerund = ["resting"], noun = ["peace"] }
@@ -177,7 +182,7 @@ fn config(root: &Path, work: &str, tuning: bool) -> Config {
         "{{ family = \"bert\", vocabulary = {words}, width = 12, hidden = 24, layers = 1, heads = 2, positions = 32, epsilon = 1e-12 }}"
     );
     let tuned = format!(
-        "[text.tuning]\nweights = {0:?}\ntokenizer = {1:?}\nbert = {bert}\nprompts_per_style = 4\nwords = 10\nsentences = {2:?}\nsentence_count = 2\nsteps = 40\nmore_steps = 4\nteacher_steps = 3\nteacher_rate = 1e-4\nclassifying = 10.0\nbatch = 16\nrate = 1e-3\nhead_rate = 1e-2\nnaming = 1.0\nplacing = 1.0\nsharpness = 8.0\nsharpen = 0.3\nlink = 8.0\n",
+        "[text.tuning]\nweights = {0:?}\ntokenizer = {1:?}\nbert = {bert}\nprompts_per_style = 4\nwords = 10\nsentences = {2:?}\nsentence_count = 2\nsteps = 40\nmore_steps = 4\nteacher_steps = 3\nteacher_rate = 1e-4\nclassifying = 10.0\nbatch = 16\nreworded = 0.5\nnegated = 0.2\nrate = 1e-3\nhead_rate = 1e-2\nnaming = 1.0\nplacing = 1.0\nsharpness = 8.0\nsharpen = 0.3\nlink = 8.0\n",
         at("bert.safetensors"),
         at("vocab.txt"),
         at("sentences.txt")
@@ -304,7 +309,7 @@ fn the_whole_path_on_tiny_networks() {
     tune_text(&tuned, None).unwrap();
     train(&tuned, false, None).unwrap();
     let bundle = root.join("bundle");
-    let tag = export(&tuned, &bundle, Precision::Int8).unwrap();
+    let tag = export(&tuned, &bundle, Precision::Int8, None).unwrap();
     assert_ne!(tag, 0);
     let cached = evaluate(&tuned, &Model::Run, Split::Test, Side::Heldout, true).unwrap();
     let served = evaluate(&tuned, &Model::Bundle(&bundle), Split::Test, Side::Heldout, true).unwrap();
@@ -324,17 +329,24 @@ fn the_whole_path_on_tiny_networks() {
     shown.augment.shown = of("calm");
     assert!(place(&shown).unwrap_err().to_string().contains("which training clips have"));
     shown.augment.shown = of("bored");
-    let asked = export(&shown, &bundle, Precision::Int8).unwrap_err().to_string();
+    let asked = export(&shown, &bundle, Precision::Int8, None).unwrap_err().to_string();
     assert!(asked.contains("esr-trainer place"), "{asked}");
     assert_eq!(place(&shown).unwrap(), ["bored"]);
     let values = |config: &Config| trained(config).unwrap().unwrap()["text.head.values"].copy();
     let moved = (values(&shown) - values(&tuned)).abs().amax([1i64].as_slice(), false);
     let moved = Vec::<f32>::try_from(moved).unwrap();
     assert!(moved[5] > 1e-3 && moved[..5].iter().all(|x| *x == 0.0), "{moved:?}");
-    assert_ne!(export(&shown, &bundle, Precision::Int8).unwrap(), tag);
+    assert_ne!(export(&shown, &bundle, Precision::Int8, None).unwrap(), tag);
 
     // A bundle's text tower can go on learning; what was placed before the speech side was trained on is refused.
     tune_text(&tuned, Some(&bundle)).unwrap();
+    let retuned = root.join("retuned");
+    export(&tuned, &retuned, Precision::Int8, Some(&bundle)).unwrap();
+    let read = |folder: &Path, name: &str| std::fs::read(folder.join(name)).unwrap();
+    assert_eq!(read(&retuned, "speech.onnx"), read(&bundle, "speech.onnx"));
+    assert_ne!(read(&retuned, "text.onnx"), read(&bundle, "text.onnx"));
+    let bank = |folder: &Path| read_tensors(&folder.join("text.onnx")).unwrap()["text.head.values"].copy();
+    assert_eq!(bank(&retuned), bank(&bundle), "the styles answer as before");
     let mut shorter = tuned.clone();
     shorter.training.epochs = 1;
     train(&shorter, true, None).unwrap();
@@ -364,7 +376,7 @@ fn blocks_are_trained_over_cached_frames() {
     let before = Vec::<f32>::try_from(before["speech.encoder.blocks.1.mlp.0.weight"].flatten(0, -1)).unwrap();
     assert!(moved.1.iter().zip(&before).any(|(a, b)| (a - b).abs() > 1e-4), "the unfrozen block did not move");
     assert!(now.iter().all(|(n, _)| !n.contains("blocks.0.")), "a frozen block is in the checkpoint");
-    export(&config, &root.join("bundle"), Precision::Float).unwrap();
+    export(&config, &root.join("bundle"), Precision::Float, None).unwrap();
 }
 
 #[test]
@@ -376,7 +388,7 @@ fn the_whole_encoder_is_trained_from_waveforms() {
     tune_text(&head, None).unwrap();
     train(&head, false, None).unwrap();
     let bundle = root.join("head-bundle");
-    export(&head, &bundle, Precision::Int8).unwrap();
+    export(&head, &bundle, Precision::Int8, None).unwrap();
 
     let run = |work: &str, reseed: u64| {
         let mut run = head.clone();
@@ -449,7 +461,7 @@ fn the_whole_encoder_is_trained_from_waveforms() {
     let alone = evaluate(&mean, &Model::Run, Split::Test, Side::Heldout, false).unwrap();
     let own = alone[0].methods[OURS].single.precision;
     let served = root.join("mean-bundle");
-    export(&mean, &served, Precision::Int8).unwrap();
+    export(&mean, &served, Precision::Int8, None).unwrap();
     let through = evaluate(&mean, &Model::Bundle(&served), Split::Test, Side::Heldout, false).unwrap();
     let through = through[0].methods[OURS].single.precision;
     assert!((own - through).abs() < 0.02, "the run ranks at {own}, the bundle at {through}");

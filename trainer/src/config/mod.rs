@@ -182,6 +182,12 @@ pub struct Tuning {
     pub more_steps: usize,
     /// Texts a step: half with a style to name, half with a place to learn.
     pub batch: usize,
+    /// Share of the texts that are read as somebody might ask for them: inside a request, mistyped or both. Their places stay.
+    #[serde(default)]
+    pub reworded: f64,
+    /// Share of the texts that negate a style ("not angry"); they belong opposite to it.
+    #[serde(default)]
+    pub negated: f64,
     /// Learning rate of the encoder; 0 leaves it as published and trains the head alone.
     pub rate: f64,
     /// Learning rate of the head.
@@ -315,7 +321,8 @@ pub struct Card {
 }
 
 impl Config {
-    /// Reads and checks a config file. Relative paths are relative to the working directory.
+    /// Reads and checks a config file. What it does not say is taken from the file it names as `base`, beside it. Relative paths are
+    /// relative to the working directory.
     pub fn read(path: &Path) -> Result<Self> {
         Self::read_with(path, &[])
     }
@@ -326,10 +333,14 @@ impl Config {
     /// # Errors
     /// As of reading, and when a replacement is not `NAME=VALUE` or goes through a setting that is no table.
     pub fn read_with(path: &Path, replaced: &[String]) -> Result<Self> {
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("cannot read the config {}", path.display()))?;
-        let mut table: toml::Table =
-            toml::from_str(&text).with_context(|| format!("in the config {}", path.display()))?;
+        let mut table = table(path)?;
+        if let Some(base) = table.remove("base") {
+            let base = base.as_str().with_context(|| format!("base in {} is no file name", path.display()))?;
+            let mut whole = self::table(&path.with_file_name(base))?;
+            ensure!(!whole.contains_key("base"), "{base}, the base of {}, has a base itself", path.display());
+            merge(&mut whole, table);
+            table = whole;
+        }
         replaced.iter().try_for_each(|setting| replace(&mut table, setting))?;
         let config: Self = table.try_into().with_context(|| format!("in the config {}", path.display()))?;
         config.check().with_context(|| format!("in the config {}", path.display()))?;
@@ -380,6 +391,22 @@ impl Config {
     }
 }
 
+/// The settings in a file.
+fn table(path: &Path) -> Result<toml::Table> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the config {}", path.display()))?;
+    toml::from_str(&text).with_context(|| format!("in the config {}", path.display()))
+}
+
+/// Puts settings over those of a base, those of inner tables one by one.
+fn merge(base: &mut toml::Table, over: toml::Table) {
+    for (name, value) in over {
+        match (base.get_mut(&name), value) {
+            (Some(toml::Value::Table(inner)), toml::Value::Table(value)) => merge(inner, value),
+            (_, value) => drop(base.insert(name, value)),
+        }
+    }
+}
+
 /// Replaces one setting, `a.b.c=value`.
 fn replace(table: &mut toml::Table, setting: &str) -> Result<()> {
     let (name, value) = setting.split_once('=').with_context(|| format!("{setting:?} is not NAME=VALUE"))?;
@@ -414,6 +441,22 @@ fn max_tokens() -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_config_does_not_say_is_as_in_its_base() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
+        let read = |name: &str| Config::read(&folder.join(name)).unwrap();
+        let (base, over) = (read("default.toml"), read("waveforms.toml"));
+        assert_eq!(over.name, base.name);
+        assert_ne!(over.version, base.version);
+        assert_eq!((&over.data.root, &over.data.train), (&base.data.root, &base.data.train));
+        assert_ne!(over.data.work, base.data.work);
+        assert_eq!(over.augment.copies, base.augment.copies);
+        assert!(over.augment.shown.is_some() && base.augment.shown.is_none());
+        let mut table: toml::Table = toml::from_str("[a]\nx = [1]\ny = 2\nb = { z = 3 }\n").unwrap();
+        merge(&mut table, toml::from_str("c = 0\n[a]\nx = [5]\n[a.b]\nw = 4\n").unwrap());
+        assert_eq!(table, toml::from_str("c = 0\n[a]\nx = [5]\ny = 2\nb = { z = 3, w = 4 }\n").unwrap());
+    }
 
     #[test]
     fn settings_are_replaced_by_name() {

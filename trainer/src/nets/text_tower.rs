@@ -11,8 +11,12 @@ use crate::layers::masked_mean;
 /// Where the encoder's parameters live.
 pub const ENCODER: &str = "text.encoder";
 const HEAD: &str = "text.head";
+/// What the bank likens a text to, `[styles, dimension]`.
+pub const KEYS: &str = "text.head.keys";
+/// What its styles answer with, `[styles, dimension]`.
+pub const VALUES: &str = "text.head.values";
 
-/// A bank of styles behind the projection. Parameters `text.head.keys` and `text.head.values`, both `[styles, dimension]`.
+/// A bank of styles behind the projection. Parameters [`KEYS`] and [`VALUES`].
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct Bank {
@@ -69,13 +73,13 @@ impl TextTower {
         let projected = self.project(pooled, dimension);
         let Some(bank) = &self.bank else { return (projected, projected) };
         let direction = projected.l2_normalize();
-        let values = pooled.graph().param(&format!("{HEAD}.values"), &[bank.styles, dimension]);
+        let values = pooled.graph().param(VALUES, &[bank.styles, dimension]);
         let mixture = self.likeness(direction, bank).softmax().matmul(values);
         (direction, if bank.direct == 0.0 { mixture } else { mixture + direction * bank.direct })
     }
 
     fn likeness<'g>(&self, direction: Value<'g>, bank: &Bank) -> Value<'g> {
-        let keys = direction.graph().param(&format!("{HEAD}.keys"), &[bank.styles, direction.width(0)]);
+        let keys = direction.graph().param(KEYS, &[bank.styles, direction.width(0)]);
         direction.matmul(keys.transpose()) * bank.sharpness
     }
 

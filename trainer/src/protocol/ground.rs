@@ -1,19 +1,23 @@
-//! Where pools and queries come from: the feature cache of a config and a model.
+//! Where pools and queries come from: the clips of a config and a model. A run hears them by its feature cache, a bundle from
+//! their files.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
+use tch::Tensor;
 
 use super::pool::{Asked, Heard, Pool, Rows};
+use crate::audio_file;
 use crate::config::Config;
 use crate::data::manifest::{self, Details};
 use crate::data::splits::Split;
 use crate::judges::{Judge, Model, judge_of};
-use crate::prepare::{Form, columns, entry_width, open};
+use crate::prepare::{Form, Listed, columns, entry, entry_width, list, open};
 use crate::prompts::{Prompts, Side};
 use crate::speech_batches::role;
 use crate::store::{Entry, Store};
+use crate::variants::variants;
 
 /// A model with everything that it can be asked about.
 pub struct Ground<'a> {
@@ -21,23 +25,32 @@ pub struct Ground<'a> {
     pub config: &'a Config,
     /// Its descriptions.
     pub prompts: Prompts,
-    store: Store,
+    /// Every form of every clip.
+    entries: Vec<Entry>,
+    /// Their features, where the model is asked by them.
+    store: Option<Store>,
     judge: Box<dyn Judge>,
     details: BTreeMap<PathBuf, Details>,
 }
 
 impl<'a> Ground<'a> {
-    /// Opens cache and model.
+    /// Opens the model and what it hears.
     ///
     /// # Errors
     /// If either is missing; the message says which command makes it.
     pub fn open(config: &'a Config, model: &Model<'_>) -> Result<Self> {
         let prompts = Prompts::read(&config.data.prompts)?;
-        let store = open(config, Form::Pooled)?;
-        ensure!(
-            !store.entries.is_empty(),
-            "the feature cache is empty; run `esr-trainer prepare` with this config first"
-        );
+        let (entries, store) = match model {
+            Model::Run => {
+                let store = open(config, Form::Pooled)?;
+                ensure!(
+                    !store.entries.is_empty(),
+                    "the feature cache is empty; run `esr-trainer prepare` with this config first"
+                );
+                (store.entries.clone(), Some(store))
+            }
+            Model::Bundle(_) => (all_forms(config, &prompts)?, None),
+        };
         let mut details = BTreeMap::new();
         for corpus in config.data.train.iter().chain(&config.data.test) {
             let folder = config.data.root.join(corpus);
@@ -45,25 +58,25 @@ impl<'a> Ground<'a> {
                 details.extend(manifest::details(&folder)?);
             }
         }
-        Ok(Self { config, prompts, store, judge: judge_of(config, model)?, details })
+        Ok(Self { config, prompts, entries, store, judge: judge_of(config, model)?, details })
     }
 
     /// Names of the corpora with clips of a split, in the order of the config.
     pub fn corpora(&self, split: Split) -> Vec<String> {
         let all = self.config.data.train.iter().chain(&self.config.data.test);
-        let there = |c: &&String| self.store.entries.iter().any(|e| e.corpus == **c && plain(e, split));
+        let there = |c: &&String| self.entries.iter().any(|e| e.corpus == **c && plain(e, split));
         all.filter(there).cloned().collect()
     }
 
     /// Styles of which some clip was trained on, made clips included.
     pub fn trained_styles(&self) -> std::collections::BTreeSet<String> {
-        let entries = self.store.entries.iter().filter(|e| role(self.config, e) == Some(Split::Train));
+        let entries = self.entries.iter().filter(|e| role(self.config, e) == Some(Split::Train));
         entries.flat_map(|e| e.styles.clone()).collect()
     }
 
     /// The entries of one corpus and split, as recorded.
     pub fn entries(&self, corpus: &str, split: Split) -> Vec<Entry> {
-        self.store.entries.iter().filter(|e| e.corpus == corpus && plain(e, split)).cloned().collect()
+        self.entries.iter().filter(|e| e.corpus == corpus && plain(e, split)).cloned().collect()
     }
 
     /// The clips of one corpus and split with their vectors. Clips with a style that `wanted` does not let pass are left
@@ -72,10 +85,16 @@ impl<'a> Ground<'a> {
     /// # Errors
     /// If the cache cannot be read or a file not be embedded.
     pub fn pool(&mut self, corpus: &str, split: Split, wanted: impl Fn(&Entry) -> bool) -> Result<Pool> {
-        let width = entry_width(self.config);
-        let (entries, all) = self.store.rows(width, |e| e.corpus == corpus && plain(e, split) && wanted(e))?;
-        ensure!(!entries.is_empty(), "the feature cache has no such clips of {corpus}");
-        let rows = Rows::of(&self.judge.speech(&entries, &all.index_select(1, &columns(self.config)?))?)?;
+        let ours = |e: &Entry| e.corpus == corpus && plain(e, split) && wanted(e);
+        let (entries, pooled) = match &mut self.store {
+            Some(store) => {
+                let (entries, all) = store.rows(entry_width(self.config), ours)?;
+                (entries, all.index_select(1, &columns(self.config)?))
+            }
+            None => (self.entries.iter().filter(|e| ours(e)).cloned().collect(), Tensor::default()),
+        };
+        ensure!(!entries.is_empty(), "there are no such clips of {corpus}");
+        let rows = Rows::of(&self.judge.speech(&entries, &pooled)?)?;
         let clips = entries.iter().map(|e| self.heard(e)).collect();
         Ok(Pool { name: corpus.into(), clips, rows })
     }
@@ -133,6 +152,19 @@ impl<'a> Ground<'a> {
 /// The same queries averaged a style, as the paper asks.
 pub fn together(asked: &[Asked]) -> Vec<Asked> {
     asked.iter().map(|a| Asked::together(&a.style, &a.queries)).collect()
+}
+
+/// All forms of all clips, as `prepare` would cache them.
+fn all_forms(config: &Config, prompts: &Prompts) -> Result<Vec<Entry>> {
+    let mut all = vec![];
+    for Listed { mut clip, split } in list(config, prompts)? {
+        if clip.seconds == 0.0 {
+            clip.seconds = audio_file::seconds(&clip.path)? as f32;
+        }
+        let forms = variants(&config.augment, &clip, split, config.seed).into_iter();
+        all.extend(forms.map(|variant| entry(&clip, split, variant)));
+    }
+    Ok(all)
 }
 
 fn plain(entry: &Entry, split: Split) -> bool {

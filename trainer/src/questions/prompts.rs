@@ -2,7 +2,7 @@
 //! "not angry" is understood.
 
 use anyhow::{Result, ensure};
-use rand::{Rng, SeedableRng};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use super::{deviation, mean, separation};
@@ -16,6 +16,7 @@ use crate::protocol::ranking::{Ranking, average_precision, rank};
 use crate::protocol::recall::{Chances, Recall};
 use crate::report::{Answer, Figure, Table};
 use crate::retrieval::DISTRACTORS;
+use crate::wording::mistype;
 
 /// Arguments of `esr-trainer question prompts`.
 #[derive(Clone, Debug, clap::Args)]
@@ -44,25 +45,12 @@ const WORDINGS: [Wording; 11] = [
             .collect()
     }),
     ("new, capitals", |p, s, _| p.mixed(s, Side::Heldout, Side::Heldout).iter().map(|t| t.to_uppercase()).collect()),
-    ("new, as a long request", |p, s, _| {
+    ("new, as a long request", |p, s, random| {
         let words = p.mixed(s, Side::Heldout, Side::Heldout);
-        let wrap = |t: &String| {
-            format!(
-                "Hello, for a project of mine I need something from the archive, thank you very much: {t}. The shorter the better!"
-            )
-        };
-        words.iter().map(wrap).collect()
+        words.iter().map(|text| p.wordings.request(text, Side::Heldout, random)).collect()
     }),
-    ("negated: not ...", |p, s, _| {
-        let of = |word: &String| {
-            [format!("not {word}"), format!("the speaker does not sound {word}"), format!("anything but {word}")]
-        };
-        p.adjectives(s, Side::Train).iter().flat_map(of).collect()
-    }),
-    ("the same without the negation", |p, s, _| {
-        let of = |word: &String| [word.clone(), format!("the speaker sounds {word}")];
-        p.adjectives(s, Side::Train).iter().flat_map(of).collect()
-    }),
+    ("training phrases, negated alike", |p, s, _| p.negated(s, Side::Train, Side::Train)),
+    ("new phrases, negated anew", |p, s, _| p.negated(s, Side::Heldout, Side::Heldout)),
 ];
 
 /// What came of one wording on one corpus: a value for each style, and for each style the values of its prompts.
@@ -138,11 +126,11 @@ pub fn run(arguments: &Arguments) -> Result<Answer> {
         }
     }
     ensure!(!groups.is_empty(), "no corpus has two single styles in this split");
-    let shown: Vec<_> = [0, 3, 4, 5, 7, 9].iter().map(|n| series[*n].clone()).collect();
+    let shown: Vec<_> = [0, 3, 5, 8, 9, 10].iter().map(|n| series[*n].clone()).collect();
     let words = Words { title: "Separation of the asked style by wording (chance is 0.5)", x: "", y: "separation" };
     let figures = vec![Figure { name: "prompts".into(), svg: bars(words, &groups, &shown)? }];
-    let negated = mean(series[9].1.iter().map(|v| v[0]));
-    let plain = mean(series[10].1.iter().map(|v| v[0]));
+    let negated = mean(series[10].1.iter().map(|v| v[0]));
+    let plain = mean(series[3].1.iter().map(|v| v[0]));
     let remarks = vec![format!(
         "Separation is the chance that a clip of the style ranks above one of another style. Were negation understood, \"not X\" would \
          put it below 0.5: it is {negated:.3} on average, and {plain:.3} without the negation."
@@ -163,40 +151,9 @@ fn judge(pool: &Pool, style: &str, queries: &Rows, results: &mut Results) {
     results.together.push(average_precision(&rank(&pool.rows.scores(&queries.mean()), &relevant)));
 }
 
-/// One typing error in a word of at least four letters: two letters swapped, one left out or one doubled.
-fn mistype(text: &str, random: &mut ChaCha8Rng) -> String {
-    let mut words: Vec<Vec<char>> = text.split(' ').map(|word| word.chars().collect()).collect();
-    let long: Vec<usize> = (0..words.len()).filter(|n| words[*n].len() >= 4).collect();
-    if long.is_empty() {
-        return text.into();
-    }
-    let word = &mut words[long[random.random_range(0..long.len())]];
-    // First letters are rarely mistyped.
-    let at = random.random_range(1..word.len() - 1);
-    match random.random_range(0..3) {
-        0 => word.swap(at, at + 1),
-        1 => drop(word.remove(at)),
-        _ => word.insert(at, word[at]),
-    }
-    words.iter().map(|word| word.iter().collect::<String>()).collect::<Vec<_>>().join(" ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_typing_error_changes_one_word_by_one_letter() {
-        let mut random = ChaCha8Rng::seed_from_u64(3);
-        for _ in 0..200 {
-            let text = "find clips where the talker is irate";
-            let got = mistype(text, &mut random);
-            let changed: Vec<_> = text.split(' ').zip(got.split(' ')).filter(|(a, b)| a != b).collect();
-            assert!(changed.len() <= 1, "{got}");
-            assert!(changed.iter().all(|(a, b)| a.len().abs_diff(b.len()) <= 1 && a.as_bytes()[0] == b.as_bytes()[0]));
-        }
-        assert_eq!(mistype("a sad", &mut random), "a sad");
-    }
 
     #[test]
     fn wordings_keep_their_sides_apart() {
@@ -207,8 +164,12 @@ mod tests {
         for n in [1, 2, 3] {
             assert!(of(n).iter().filter(|text| train.contains(*text)).count() == 0, "{}", WORDINGS[n].0);
         }
-        assert!(of(9).iter().all(|text| text.contains("not") || text.contains("anything but")));
         assert_eq!(of(7)[0], of(3)[0].to_uppercase());
+        assert!(
+            of(8).iter().zip(of(3)).all(|(request, text)| request.contains(&text) && request.len() > 2 * text.len())
+        );
+        assert!(of(9).contains(&"not angry".to_string()) && of(10).contains(&"anything but irate".to_string()));
+        assert!(of(10).iter().filter(|text| of(9).contains(text)).count() == 0);
     }
 
     #[test]

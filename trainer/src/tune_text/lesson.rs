@@ -1,6 +1,6 @@
 //! What the student reads in tuning, drawn step by step.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rand::Rng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -8,6 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use super::texts;
 use crate::config::{Config, Tuning};
 use crate::prompts::{Prompts, Side, fill_one as fill};
+use crate::wording::{Wordings, mistype};
 
 /// The template in which the teacher reads a word.
 const TEACHER_TEMPLATE: &str = "a {x} voice";
@@ -26,6 +27,19 @@ pub(super) struct Lesson {
     templates: Vec<String>,
     /// Style of each of the prompts among `taught`.
     pub(super) owners: Vec<i64>,
+    /// Descriptions that negate each style.
+    negated: Vec<Vec<String>>,
+    /// What else is done to texts.
+    wordings: Wordings,
+}
+
+/// The texts of a step: first those with a style, then those with a place.
+pub(super) struct Step {
+    pub(super) texts: Vec<String>,
+    /// Style of each text that has one to name.
+    pub(super) styles: Vec<i64>,
+    /// Row of each other text among the taught ones; behind those, rows of the negated styles.
+    pub(super) rows: Vec<i64>,
 }
 
 impl Lesson {
@@ -58,25 +72,56 @@ impl Lesson {
         taught.extend(words.iter().map(|w| fill(TEACHER_TEMPLATE, w)));
         taught.extend(sentences);
         let templates = prompts.adjective_templates();
-        Ok(Self { of_style, taught, labelled, words, templates, owners })
+        let negated: Vec<Vec<String>> = styles.iter().map(|s| prompts.negated(s, Side::Train, Side::Train)).collect();
+        if tuning.reworded > 0.0 {
+            prompts.wordings.check_requests(Side::Train)?;
+        }
+        if let (true, Some(n)) = (tuning.negated > 0.0, negated.iter().position(Vec::is_empty)) {
+            bail!("text.tuning.negated needs negations, and the prompt file has none for {:?}", styles[n]);
+        }
+        Ok(Self { of_style, taught, labelled, words, templates, owners, negated, wordings: prompts.wordings })
     }
 
-    /// A step's texts: prompts with the style each has, then others with their rows among the taught ones.
-    pub(super) fn draw(&self, tuning: &Tuning, random: &mut ChaCha8Rng) -> (Vec<String>, Vec<i64>, Vec<i64>) {
-        let prompts = tuning.batch / 2;
-        let (mut texts, mut styles) = (vec![], vec![]);
+    /// A step's texts, drawn: half of them prompts.
+    pub(super) fn draw(&self, tuning: &Tuning, random: &mut ChaCha8Rng) -> Step {
+        let (prompts, negated) = (tuning.batch / 2, (tuning.batch as f64 * tuning.negated) as usize);
+        let (mut texts, mut styles, mut rows) = (vec![], vec![], vec![]);
         for _ in 0..prompts {
             let style = random.random_range(0..self.of_style.len());
-            texts.push(self.of_style[style][random.random_range(0..self.of_style[style].len())].clone());
+            texts.push(one_of(&self.of_style[style], random).clone());
             styles.push(style as i64);
         }
-        let rows: Vec<i64> =
-            (prompts..tuning.batch).map(|_| random.random_range(0..self.taught.len()) as i64).collect();
-        texts.extend(rows.iter().map(|row| {
-            let word = (*row as usize).checked_sub(self.labelled).and_then(|n| self.words.get(n));
-            let template = |word: &String| fill(&self.templates[random.random_range(0..self.templates.len())], word);
-            word.map_or_else(|| self.taught[*row as usize].clone(), template)
-        }));
-        (texts, styles, rows)
+        for _ in 0..negated.min(tuning.batch - prompts) {
+            let style = random.random_range(0..self.negated.len());
+            texts.push(one_of(&self.negated[style], random).clone());
+            rows.push((self.taught.len() + style) as i64);
+        }
+        while texts.len() < tuning.batch {
+            let row = random.random_range(0..self.taught.len());
+            let word = row.checked_sub(self.labelled).and_then(|n| self.words.get(n));
+            texts.push(match word {
+                Some(word) => fill(one_of(&self.templates, random), word),
+                None => self.taught[row].clone(),
+            });
+            rows.push(row as i64);
+        }
+        if tuning.reworded > 0.0 {
+            texts.iter_mut().for_each(|text| *text = self.reworded(text, tuning.reworded, random));
+        }
+        Step { texts, styles, rows }
     }
+
+    /// A text as somebody might ask for it: `share` of them inside a request, mistyped or both.
+    fn reworded(&self, text: &str, share: f64, random: &mut ChaCha8Rng) -> String {
+        if !random.random_bool(share) {
+            return text.into();
+        }
+        let how = random.random_range(0..5);
+        let text = if how < 3 { mistype(text, random) } else { text.into() };
+        if how < 2 { text } else { self.wordings.request(&text, Side::Train, random) }
+    }
+}
+
+fn one_of<'a>(all: &'a [String], random: &mut ChaCha8Rng) -> &'a String {
+    &all[random.random_range(0..all.len())]
 }

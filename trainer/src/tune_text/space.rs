@@ -3,6 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use crate::baseline::unit;
+use crate::nets::text_tower::{KEYS, VALUES};
 use crate::prompts::Prompts;
 use crate::torch::Params;
 
@@ -11,7 +12,7 @@ pub(super) const MEANS: &str = "text.head.means";
 
 /// What says how alike the styles of a text tower are: their mean places, or its keys where it has no others.
 pub(super) fn style_places(params: &Params) -> Option<&Tensor> {
-    params.get(MEANS).or(params.get("text.head.keys"))
+    params.get(MEANS).or(params.get(KEYS))
 }
 
 /// Weight in a text's mixture of a style that is only guessed from others, against one that was heard.
@@ -26,7 +27,7 @@ pub fn link(sharpness: f64, prompts: &Prompts, heard: &[String], params: &mut Pa
     if sharpness == 0.0 {
         return;
     }
-    let (places, values) = (style_places(params).expect("a bank"), &params["text.head.values"]);
+    let (places, values) = (style_places(params).expect("a bank"), &params[VALUES]);
     let names: Vec<&str> = prompts.styles().collect();
     let alike = places.matmul(&places.transpose(0, 1));
     let known = |name: &str| heard.iter().any(|h| h == name);
@@ -46,7 +47,7 @@ pub fn link(sharpness: f64, prompts: &Prompts, heard: &[String], params: &mut Pa
         }
     };
     let mixed = unit(&Tensor::stack(&names.iter().enumerate().map(row).collect::<Vec<_>>(), 0).matmul(values));
-    params.insert("text.head.values".into(), mixed * each(1.0, GUESSED).unsqueeze(1));
+    params.insert(VALUES.into(), mixed * each(1.0, GUESSED).unsqueeze(1));
 }
 
 /// The teacher's vectors, centred and reduced to `width`, of unit length, and the mean direction of each style.
@@ -112,9 +113,9 @@ mod tests {
         let prompts = Prompts::parse(&(templates + &styles)).unwrap();
         let keys = Tensor::from_slice(&[1f32, 0.0, 0.0, 1.0, 0.0, -1.0, 0.9, 0.1]).view([4, 2]);
         let values = Tensor::eye(4, (Kind::Float, Device::Cpu));
-        let mut params = Params::from([("text.head.keys".into(), keys), ("text.head.values".into(), values)]);
+        let mut params = Params::from([(KEYS.into(), keys), (VALUES.into(), values)]);
         link(20.0, &prompts, &["sad".into(), "slow".into()], &mut params);
-        let got: Vec<Vec<f32>> = Vec::try_from(&params["text.head.values"]).unwrap();
+        let got: Vec<Vec<f32>> = Vec::try_from(&params[VALUES]).unwrap();
         assert_eq!(got[0], [1.0, 0.0, 0.0, 0.0]);
         assert!(
             (got[2][0] - got[2][1]).abs() < 1e-6 && got[2][0] > 0.35 && got[2][2] == 0.0,

@@ -75,7 +75,7 @@ fn keys(tuning: &Tuning, lesson: &Lesson, targets: &Tensor, start: &Tensor) -> T
 
 /// The file for the answers of a tuned teacher: named after all that decides them.
 fn kept(config: &Config, tuning: &Tuning, lesson: &Lesson) -> Result<PathBuf> {
-    let weights = (tuning.naming, tuning.placing, tuning.agreeing, tuning.dropout);
+    let weights = (tuning.naming, tuning.placing, tuning.agreeing, tuning.dropout, tuning.reworded, tuning.negated);
     let how = (tuning.teacher_steps, tuning.teacher_rate, tuning.batch, tuning.classifying, tuning.sharpness);
     let net = (&tuning.weights, &tuning.bert, config.seed, config.dimension);
     let name = hash(serde_json::to_vec(&(weights, how, net, &lesson.of_style, &lesson.taught))?);
