@@ -130,6 +130,8 @@ mod tests {
 
     #[test]
     fn what_surrounds_a_description_describes_no_style() {
+        // A game's second level, and the cutting of a film: no monotone voice and no contempt.
+        const OTHER_SENSES: [&str; 2] = ["level", "cutting"];
         let prompts = shipped();
         // Words of single-word phrases: what alone names a style.
         let naming: BTreeSet<String> = prompts
@@ -143,7 +145,7 @@ mod tests {
         for text in around.iter().flat_map(|halves| [Side::Train, Side::Heldout].map(|side| halves.of(side))).flatten()
         {
             let words = text.split(|c: char| !c.is_alphanumeric()).map(str::to_lowercase);
-            let named: Vec<_> = words.filter(|word| naming.contains(word)).collect();
+            let named: Vec<_> = words.filter(|w| naming.contains(w) && !OTHER_SENSES.contains(&w.as_str())).collect();
             assert!(named.is_empty(), "{text:?} says {named:?}");
         }
     }

@@ -66,11 +66,12 @@ struct Results {
 /// Asks.
 ///
 /// # Errors
-/// If the model or its data are missing.
+/// If the model, its data or the prompt file's wordings are missing.
 pub fn run(arguments: &Arguments) -> Result<Answer> {
     let subject = &arguments.subject;
     let config = Config::read(&subject.config)?;
     let mut ground = Ground::open(&config, &subject.model())?;
+    ground.prompts.wordings.check_requests(Side::Heldout)?;
     let mut table = Table::new(
         format!("Each prompt asked alone ({DISTRACTORS} others, exact); mean over styles with a single label"),
         &[
