@@ -10,7 +10,7 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use serde::Deserialize;
 
-use crate::wording::{Wordings, negated};
+use crate::wording::Wordings;
 
 /// Which half of the phrases and templates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -171,9 +171,7 @@ impl Prompts {
         let style = self.style(name);
         let mut all = vec![];
         for form in FORMS {
-            for phrase in phrases(style, phrase_side, form) {
-                all.extend(self.templates[form].of(template_side).iter().map(|t| fill(t, &[("{x}", phrase)])));
-            }
+            all.extend(filled(phrases(style, phrase_side, form), self.templates[form].of(template_side)));
         }
         all.sort();
         all.dedup();
@@ -188,7 +186,7 @@ impl Prompts {
     /// Descriptions that negate a style: phrases of one side in the negations of another. Panics on an unknown style.
     pub fn negated(&self, name: &str, phrase_side: Side, negation_side: Side) -> Vec<String> {
         let style = self.style(name);
-        let of = |form| negated(phrases(style, phrase_side, form), self.wordings.negations(form, negation_side));
+        let of = |form| filled(phrases(style, phrase_side, form), self.wordings.negations(form, negation_side));
         FORMS.into_iter().flat_map(of).collect()
     }
 
@@ -250,6 +248,11 @@ fn phrases<'a>(style: &'a Style, side: Side, form: &str) -> &'a [String] {
         "gerund" => &all.gerund,
         _ => &all.noun,
     }
+}
+
+/// Each of some phrases in each of some templates.
+fn filled<'a>(phrases: &'a [String], templates: &'a [String]) -> impl Iterator<Item = String> + 'a {
+    phrases.iter().flat_map(move |phrase| templates.iter().map(move |template| fill_one(template, phrase)))
 }
 
 /// Puts one phrase into the place `{x}` of a template.
