@@ -42,6 +42,9 @@ pub struct WritingArguments {
     /// Threads of one inference, in the server and in the program without one; by default one for each processor.
     #[arg(long)]
     threads: Option<usize>,
+    /// Rounds; `esr-embedder bench` runs before and after each, since a machine's speed changes over minutes.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    rounds: u64,
     /// Which ways.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "arrays,bare,copy,queue,rows")]
     ways: Vec<Way>,
@@ -83,72 +86,140 @@ pub fn run(arguments: &WritingArguments) -> Result<()> {
         (0..arguments.clips).map(|i| sound(90.0 + 0.5 * i as f32, arguments.seconds)).collect::<Result<_>>()?;
     session.query_one("SELECT esr_embed_speech($1::bytea) IS NOT NULL", &[&clips[0]])?;
 
-    let before = embedder_bench(arguments, threads)?;
-    let mut rates: Vec<(String, &str, f64)> = Vec::new();
-    let mut say = |name: &str, key: &'static str, rate: f64| rates.push((name.to_owned(), key, rate));
-    let rate = |time: Duration| arguments.clips as f64 / time.as_secs_f64();
-    for way in &arguments.ways {
-        match way {
-            Way::Arrays => {
-                copy(&mut session, "bare", &clips)?;
-                // What the embedder gives to somebody who only asks: arrays of 32.
-                let ask =
-                    "SELECT count(esr_embed_speech(a)) FROM (SELECT array_agg(audio) a FROM bare GROUP BY id / 32) b";
-                let took = time(|| Ok(session.batch_execute(ask)?))?;
-                say("esr_embed_speech of arrays, nothing stored", "arrays", rate(took));
-            }
-            Way::Bare => {
-                session.batch_execute(
-                    "CREATE TABLE IF NOT EXISTS plain (id int, audio bytea, style esr_vector);
-                     ALTER TABLE plain ALTER audio SET STORAGE EXTERNAL",
-                )?;
-                say("COPY, no trigger", "copy_bare", rate(time(|| copy(&mut session, "plain", &clips))?));
-            }
-            Way::Copy => say("COPY, mode sync", "copy_sync", rate(time(|| copy(&mut session, "sync", &clips))?)),
-            Way::Queue => {
-                let committed = time(|| copy(&mut session, "queue", &clips))?;
-                let drained = time(|| {
-                    wait_until(Duration::from_secs(3600), || pending(&mut session).is_ok_and(|rows| rows == 0))
-                        .context("the queue is not drained")
-                })?;
-                say("COPY, mode queue, until the last vector", "copy_queue", rate(committed + drained));
-                say("COPY, mode queue, until the commit", "copy_queue_commit", rate(committed));
-            }
-            Way::Rows => {
-                let took = time(|| row_by_row(&cluster, arguments.connections, &clips))?;
-                say(&format!("INSERT by {} connections, mode sync", arguments.connections), "rows_sync", rate(took));
-            }
+    let mut measured = Measured::default();
+    let mut before = embedder_bench(arguments, threads)?;
+    for _ in 0..arguments.rounds {
+        let mut rates = Vec::new();
+        for way in &arguments.ways {
+            rates.extend(by_way(*way, &cluster, &mut session, arguments, &clips)?);
+        }
+        if let Some(python) = &arguments.python {
+            let rate = python_client(python, &cluster, arguments, threads, &clips)?;
+            rates.push(("Python, onnxruntime and COPY into pgvector".to_owned(), "python", rate));
+        }
+        let after = embedder_bench(arguments, threads)?;
+        measured.add((before + after) / 2.0, rates);
+        before = after;
+    }
+    measured.print(arguments, threads);
+    Ok(())
+}
+
+/// Clips a second of a way: what it is called, its key, its rate.
+type Rate = (String, &'static str, f64);
+
+/// Rates and shares of `esr-embedder bench`, a value a round.
+#[derive(Default)]
+struct Measured {
+    bench: Vec<f64>,
+    /// In the order they were first measured.
+    ways: Vec<(String, &'static str, Vec<f64>, Vec<f64>)>,
+}
+
+impl Measured {
+    fn add(&mut self, bench: f64, rates: Vec<Rate>) {
+        self.bench.push(bench);
+        for (name, key, rate) in rates {
+            let place = self.ways.iter().position(|way| way.1 == key).unwrap_or_else(|| {
+                self.ways.push((name, key, Vec::new(), Vec::new()));
+                self.ways.len() - 1
+            });
+            let (_, _, all, shares) = &mut self.ways[place];
+            all.push(rate);
+            shares.push(rate / bench);
         }
     }
-    if let Some(python) = &arguments.python {
-        let rate = python_client(python, &cluster, arguments, threads, &clips)?;
-        say("Python, onnxruntime and COPY into pgvector", "python", rate);
+
+    fn print(&self, arguments: &WritingArguments, threads: usize) {
+        let (count, seconds, rounds) = (arguments.clips, arguments.seconds, arguments.rounds);
+        println!(
+            "{count} clips of {seconds} s, {threads} thread(s), {rounds} round(s); clips/s, and against esr-embedder bench before and \
+             after (median of the rounds; from least to most):"
+        );
+        println!("  {:44}{:8.1}", "esr-embedder bench, no server", middle(&self.bench));
+        for (name, _, rates, shares) in &self.ways {
+            let [least, share, most] = [least(shares), middle(shares), most(shares)].map(|share| 100.0 * share);
+            println!("  {name:44}{:8.1} {share:6.0} % ({least:.0} to {most:.0})", middle(rates));
+        }
+        let by_key = |values: &dyn Fn(&(String, &'static str, Vec<f64>, Vec<f64>)) -> serde_json::Value| {
+            serde_json::Map::from_iter(self.ways.iter().map(|way| (way.1.to_owned(), values(way))))
+        };
+        println!(
+            "{}",
+            json!({
+                "clips": count, "seconds": seconds, "connections": arguments.connections, "threads": threads,
+                "bench": self.bench, "clips_per_s": by_key(&|way| json!(way.2)), "shares": by_key(&|way| json!(way.3)),
+                "processors": crate::measure::processors(),
+            })
+        );
     }
-    // A machine's speed changes over minutes, so what the others are compared with is measured on both sides of them.
-    let bench = (before + embedder_bench(arguments, threads)?) / 2.0;
-    let (count, seconds) = (arguments.clips, arguments.seconds);
-    println!("{count} clips of {seconds} s, {threads} thread(s); clips/s, and against esr-embedder bench:");
-    println!("  {:44}{bench:8.1}", "esr-embedder bench, no server");
-    for (name, _, rate) in &rates {
-        println!("  {name:44}{rate:8.1} {:6.0} %", 100.0 * rate / bench);
-    }
-    let mut by_key = serde_json::Map::from_iter([("bench".to_owned(), json!(bench))]);
-    by_key.extend(rates.into_iter().map(|(_, key, rate)| (key.to_owned(), json!(rate))));
-    println!(
-        "{}",
-        json!({
-            "clips": count, "seconds": seconds, "connections": arguments.connections, "threads": threads,
-            "clips_per_s": by_key, "processors": crate::measure::processors(),
-        })
-    );
-    Ok(())
+}
+
+/// The median: of an even number of values the mean of the two in the middle.
+fn middle(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let half = sorted.len() / 2;
+    if sorted.len().is_multiple_of(2) { (sorted[half - 1] + sorted[half]) / 2.0 } else { sorted[half] }
+}
+
+fn least(values: &[f64]) -> f64 {
+    values.iter().copied().fold(f64::INFINITY, f64::min)
+}
+
+fn most(values: &[f64]) -> f64 {
+    values.iter().copied().fold(f64::NEG_INFINITY, f64::max)
+}
+
+/// Writes all clips in one way.
+fn by_way(
+    way: Way,
+    cluster: &Cluster,
+    session: &mut postgres::Client,
+    arguments: &WritingArguments,
+    clips: &[Vec<u8>],
+) -> Result<Vec<Rate>> {
+    let rate = |time: Duration| clips.len() as f64 / time.as_secs_f64();
+    let one = |name: &str, key: &'static str, took: Duration| vec![(name.to_owned(), key, rate(took))];
+    Ok(match way {
+        Way::Arrays => {
+            session.batch_execute("TRUNCATE bare")?;
+            copy(session, "bare", clips)?;
+            // What the embedder gives to somebody who only asks: arrays of 32.
+            let ask = "SELECT count(esr_embed_speech(a)) FROM (SELECT array_agg(audio) a FROM bare GROUP BY id / 32) b";
+            one("esr_embed_speech of arrays, nothing stored", "arrays", time(|| Ok(session.batch_execute(ask)?))?)
+        }
+        Way::Bare => {
+            session.batch_execute(
+                "CREATE TABLE IF NOT EXISTS plain (id int, audio bytea, style esr_vector);
+                 ALTER TABLE plain ALTER audio SET STORAGE EXTERNAL",
+            )?;
+            one("COPY, no trigger", "copy_bare", time(|| copy(session, "plain", clips))?)
+        }
+        Way::Copy => one("COPY, mode sync", "copy_sync", time(|| copy(session, "sync", clips))?),
+        Way::Queue => {
+            let committed = time(|| copy(session, "queue", clips))?;
+            let drained = time(|| {
+                wait_until(Duration::from_secs(3600), || pending(session).is_ok_and(|rows| rows == 0))
+                    .context("the queue is not drained")
+            })?;
+            vec![
+                ("COPY, mode queue, until the last vector".to_owned(), "copy_queue", rate(committed + drained)),
+                ("COPY, mode queue, until the commit".to_owned(), "copy_queue_commit", rate(committed)),
+            ]
+        }
+        Way::Rows => {
+            let name = format!("INSERT by {} connections, mode sync", arguments.connections);
+            one(&name, "rows_sync", time(|| row_by_row(cluster, arguments.connections, clips))?)
+        }
+    })
 }
 
 /// Clips a second of the embedder alone, with as many threads as it has in the server.
 fn embedder_bench(arguments: &WritingArguments, threads: usize) -> Result<f64> {
     let mut command = Command::new(&arguments.embedder);
     command.arg("bench").arg(&arguments.bundle).args(["--json", "--threads", &threads.to_string()]);
-    command.args(["--clip-seconds", &arguments.seconds.to_string()]);
+    command.args(["--clip-seconds", &arguments.seconds.to_string(), "--seconds", "20"]);
     for (name, option) in [
         ("esr.execution_provider", "--execution-provider"),
         ("esr.cuda_precision", "--cuda-precision"),
