@@ -194,7 +194,7 @@ impl Pupil {
         Ok(params.into_iter().map(|(name, t)| (name, t.detach().to_device(Device::Cpu).contiguous())).collect())
     }
 
-    /// What the tower makes of the texts of a step. Those of like length are computed together, so that little is padding.
+    /// What the tower makes of the texts of a step.
     fn read(
         &self,
         graph: &Graph,
@@ -202,19 +202,8 @@ impl Pupil {
         texts: &[String],
         device: Device,
     ) -> Result<BTreeMap<String, Tensor>> {
-        let mut order: Vec<i64> = (0..texts.len() as i64).collect();
-        order.sort_by_key(|n| texts[*n as usize].len());
-        let mut parts: BTreeMap<String, Vec<Tensor>> = BTreeMap::new();
-        for piece in order.chunks(texts.len().div_ceil(PIECES)) {
-            let chosen: Vec<String> = piece.iter().map(|n| texts[*n as usize].clone()).collect();
-            let (ids, mask) = self.tokenizer.encode(&chosen)?;
-            let inputs = [("input_ids", &ids.to_device(device)), ("attention_mask", &mask.to_device(device))];
-            for (name, rows) in run(graph, params, &inputs, true) {
-                parts.entry(name).or_default().push(rows);
-            }
-        }
-        let place = Tensor::from_slice(&order).argsort(0, false).to_device(device);
-        Ok(parts.into_iter().map(|(name, rows)| (name, Tensor::cat(&rows, 0).index_select(0, &place))).collect())
+        let size = texts.len().div_ceil(PIECES);
+        text_features::by_length(&self.tokenizer, texts, size, device, |inputs| run(graph, params, inputs, true))
     }
 
     /// Where a tower with these parameters places texts.
