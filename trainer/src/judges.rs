@@ -1,6 +1,7 @@
 //! Where the embeddings of a judged model come from: the latest checkpoint of a run, or a bundle as production runs it.
 
-use std::path::Path;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use anyhow::{Context, Result, ensure};
@@ -14,7 +15,9 @@ use crate::data::piece::Piece;
 use crate::encoders;
 use crate::kept::{Kept, hash};
 use crate::nets::log_mel::SAMPLE_RATE;
+use crate::prepare::{Form, open};
 use crate::progress::Progress;
+use crate::speech_batches::Frames;
 use crate::store::Entry;
 use crate::text_features::text_features;
 use crate::torch::{Params, run};
@@ -23,6 +26,8 @@ use crate::waveforms;
 
 /// Clips or waveforms that are embedded at once.
 const BATCH: usize = 8;
+/// Clips whose cached frames are embedded at once.
+const FRAMES_BATCH: usize = 64;
 /// Clips whose vectors are kept in one file: what a kill costs.
 const KEPT: usize = 512;
 
@@ -66,13 +71,33 @@ impl RunJudge {
     fn new(config: &Config) -> Result<Self> {
         let params =
             trained(config)?.context("there is no checkpoint; run `esr-trainer train` with this config first")?;
-        ensure!(
-            config.training.unfreeze_from == 0,
-            "this run changed the speech encoder, so cached features do not show it; export it and evaluate with --bundle"
-        );
         let (speech, text) =
             (config.speech.tower.record_head(config.dimension), config.text.tower.record_head(config.dimension));
         Ok(Self { config: config.clone(), params, speech, text, whole: None })
+    }
+
+    /// Of a run that trained what is above a layer: from the cached frames after it.
+    fn over_frames(&self, entries: &[Entry], layer: usize) -> Result<Tensor> {
+        let tower = &self.config.speech.tower;
+        let mut store = open(&self.config, Form::Frames { layer })?;
+        let cached: HashMap<(PathBuf, String), usize> =
+            store.entries.iter().enumerate().map(|(n, e)| ((e.path.clone(), e.variant.clone()), n)).collect();
+        let place = |entry: &Entry| {
+            cached.get(&(entry.path.clone(), entry.variant.clone())).copied().with_context(|| {
+                let path = entry.path.display();
+                format!("the frames of {path} are not cached; run `esr-trainer prepare` with --frames {layer}")
+            })
+        };
+        let places = entries.iter().map(place).collect::<Result<Vec<_>>>()?;
+        let graph = tower.record_upper(layer, self.config.dimension);
+        let mut parts = vec![];
+        for batch in places.chunks(FRAMES_BATCH) {
+            let frames = Frames::read(&mut store, batch, tower.whisper.width)?;
+            let rows: Vec<usize> = (0..batch.len()).collect();
+            parts.push(no_grad(|| frames.run(&rows, &graph, &self.params, false))["embedding"].shallow_clone());
+        }
+        ensure!(!parts.is_empty(), "there are no clips to embed");
+        Ok(Tensor::cat(&parts, 0))
     }
 
     fn whole(&self) -> Result<waveforms::Whole> {
@@ -89,6 +114,9 @@ impl Judge for RunJudge {
     fn speech(&mut self, entries: &[Entry], pooled: &Tensor) -> Result<Tensor> {
         if self.config.training.waveforms.is_some() {
             return waveforms::measure(&self.config, &self.params, entries);
+        }
+        if self.config.training.unfreeze_from > 0 {
+            return self.over_frames(entries, self.config.training.unfreeze_from - 1);
         }
         Ok(no_grad(|| run(&self.speech, &self.params, &[("pooled", pooled)], false))["embedding"].shallow_clone())
     }

@@ -4,6 +4,7 @@
 //! out, so that what was trained is what is shipped. The steps of a run are [`prepare`] (cache what the frozen encoders
 //! say), [`train`], [`evaluate`] and [`export`]. This crate knows nothing of PostgreSQL and of indexes.
 
+pub mod attributes;
 pub mod audio_file;
 pub mod augment;
 pub mod baseline;

@@ -42,7 +42,8 @@ enum Command {
         /// Config file, such as trainer/configs/default.toml.
         #[arg(long)]
         config: PathBuf,
-        /// Cache all frames after this layer instead of pooled features; needed when training.unfreeze_from is set.
+        /// Cache all frames after this layer instead of pooled features, about 50 kB a second of sound; needed when
+        /// training.unfreeze_from is set and for attentive pooling.
         #[arg(long)]
         frames: Option<usize>,
     },

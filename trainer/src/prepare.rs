@@ -111,7 +111,6 @@ pub fn prepare(config: &Config, form: Form) -> Result<usize> {
         .iter()
         .flat_map(|l| variants(&config.augment, &l.clip, l.split, config.seed).into_iter().map(move |v| (l, v)))
         .filter(|(l, v)| !done.contains(&(l.clip.path.clone(), v.name())))
-        .filter(|(l, _)| form == Form::Pooled || l.split != Split::Test)
         .collect();
     // Originals first, so that an unfinished cache can already be evaluated.
     todo.sort_by_key(|(_, v)| *v != Variant::Original);

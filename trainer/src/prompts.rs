@@ -213,6 +213,11 @@ impl Prompts {
         all
     }
 
+    /// Whether descriptions for training can name an attribute's rank.
+    pub fn has_words_for(&self, attribute: &str, rank: &str) -> bool {
+        self.attributes.get(attribute).and_then(|ranks| ranks.get(rank)).is_some_and(|w| !w.of(Side::Train).is_empty())
+    }
+
     /// A description of measured attributes, such as `("pitch", "high")`; `None` when the file has no words for any.
     pub fn of_attributes(&self, measured: &[(&str, &str)], side: Side, random: &mut ChaCha8Rng) -> Option<String> {
         let word = |(attribute, rank): &(&str, &str)| {

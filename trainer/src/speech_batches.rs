@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::config::{Config, Training};
 use crate::data::splits::Split;
@@ -15,7 +15,7 @@ use crate::graph::Graph;
 use crate::nets::log_mel::BANDS;
 use crate::prepare::{Form, columns, entry_width, open};
 use crate::sampling::Sampler;
-use crate::store::Entry;
+use crate::store::{Entry, Store};
 use crate::torch::{Mode, Params, run};
 use crate::waveforms::{self, Ahead, Clips};
 
@@ -35,12 +35,8 @@ pub enum Speech {
     },
     /// Frames of the last frozen layer.
     Frames {
-        /// Log-mel statistics of each clip.
-        mel: Vec<Tensor>,
-        /// `[frames, width + 1]` of each clip; the last column is the pooling weight.
-        frames: Vec<Tensor>,
-        /// Width of the encoder.
-        width: i64,
+        /// Of each clip.
+        frames: Frames,
         /// From frames to embedding.
         graph: Graph,
     },
@@ -81,6 +77,19 @@ impl Speech {
         Some(Ahead::start(clips, plan, seed, epoch))
     }
 
+    /// The features that the projection maps, of all training rows by the weights there are, where they come from a cache.
+    pub fn pooled(&self, params: &Params) -> Option<Tensor> {
+        match self {
+            Self::Pooled { features, .. } => Some(features.shallow_clone()),
+            Self::Frames { frames, graph } => {
+                let rows: Vec<usize> = (0..frames.frames.len()).collect();
+                let of = |rows: &[usize]| no_grad(|| frames.run(rows, graph, params, false)["pooled"].shallow_clone());
+                Some(Tensor::cat(&rows.chunks(64).map(of).collect::<Vec<_>>(), 0))
+            }
+            Self::Waveforms { .. } => None,
+        }
+    }
+
     /// Embeddings of training rows, before and after normalisation, with dropout and the noise that the settings ask for;
     /// of waveforms those of the next batch of `ahead`.
     pub fn embed(
@@ -116,21 +125,7 @@ impl Speech {
                 }
                 run(graph, params, &[("pooled", &x)], true)
             }
-            Self::Frames { mel, frames, width, graph } => {
-                let chosen: Vec<&Tensor> = rows.iter().map(|r| &frames[*r]).collect();
-                let longest = chosen.iter().map(|f| f.size()[0]).max().unwrap_or(0);
-                let padded: Vec<Tensor> = chosen
-                    .iter()
-                    .map(|f| f.to_kind(Kind::Float).constant_pad_nd([0, 0, 0, longest - f.size()[0]]))
-                    .collect();
-                let lengths: Vec<i64> = chosen.iter().map(|f| f.size()[0]).collect();
-                let joined = Tensor::stack(&padded, 0);
-                let (x, weight) = (joined.narrow(2, 0, *width), joined.select(2, *width));
-                let positions = Tensor::arange(longest, (Kind::Int64, Device::Cpu)).unsqueeze(0);
-                let mask = positions.lt_tensor(&Tensor::from_slice(&lengths).unsqueeze(1)).to_kind(Kind::Float);
-                let mel = Tensor::stack(&rows.iter().map(|r| &mel[*r]).collect::<Vec<_>>(), 0);
-                run(graph, params, &[("frames", &x), ("mask", &mask), ("weight", &weight), ("mel", &mel)], true)
-            }
+            Self::Frames { frames, graph } => frames.run(rows, graph, params, true),
         };
         let take =
             |out: &mut BTreeMap<String, Tensor>, name: &str| out.remove(name).expect("head graphs name their outputs");
@@ -145,20 +140,54 @@ fn load_waveforms(config: &Config) -> Result<(Vec<Entry>, Option<Validation>, Sp
     Ok((entries, (!validation.is_empty()).then_some((validation, None)), speech))
 }
 
-fn load_frames(config: &Config) -> Result<(Vec<Entry>, Option<Validation>, Speech)> {
-    let (tower, layer) = (&config.speech.tower, config.training.unfreeze_from);
-    let mut store = open(config, Form::Frames { layer: layer - 1 })?;
-    let kept: Vec<usize> = (0..store.entries.len()).filter(|n| store.entries[*n].split == Split::Train).collect();
-    let width = tower.whisper.width as i64;
-    let (mut mel, mut frames) = (vec![], vec![]);
-    for n in &kept {
-        let values = store.read(*n)?;
-        mel.push(Tensor::from_slice(&values[..2 * BANDS]));
-        frames.push(Tensor::from_slice(&values[2 * BANDS..]).view([-1, width + 1]).to_kind(Kind::Half));
+/// All frames of some clips after one layer.
+pub struct Frames {
+    /// Log-mel statistics of each clip.
+    mel: Vec<Tensor>,
+    /// `[frames, width + 1]` of each clip; the last column is the pooling weight.
+    frames: Vec<Tensor>,
+    /// Width of the encoder.
+    width: i64,
+}
+
+impl Frames {
+    /// Reads those of some entries, which [`Form::Frames`] has cached.
+    ///
+    /// # Errors
+    /// If the cache cannot be read.
+    pub fn read(store: &mut Store, which: &[usize], width: usize) -> Result<Self> {
+        let mut all = Self { mel: vec![], frames: vec![], width: width as i64 };
+        for n in which {
+            let values = store.read(*n)?;
+            all.mel.push(Tensor::from_slice(&values[..2 * BANDS]));
+            all.frames.push(Tensor::from_slice(&values[2 * BANDS..]).view([-1, all.width + 1]).to_kind(Kind::Half));
+        }
+        Ok(all)
     }
+
+    /// What the upper part of a speech tower makes of some of the clips.
+    pub fn run(&self, rows: &[usize], graph: &Graph, params: &Params, training: bool) -> BTreeMap<String, Tensor> {
+        let chosen: Vec<&Tensor> = rows.iter().map(|r| &self.frames[*r]).collect();
+        let lengths: Vec<i64> = chosen.iter().map(|f| f.size()[0]).collect();
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let pad = |f: &&Tensor| f.to_kind(Kind::Float).constant_pad_nd([0, 0, 0, longest - f.size()[0]]);
+        let joined = Tensor::stack(&chosen.iter().map(pad).collect::<Vec<_>>(), 0);
+        let (x, weight) = (joined.narrow(2, 0, self.width), joined.select(2, self.width));
+        let positions = Tensor::arange(longest, (Kind::Int64, Device::Cpu)).unsqueeze(0);
+        let mask = positions.lt_tensor(&Tensor::from_slice(&lengths).unsqueeze(1)).to_kind(Kind::Float);
+        let mel = Tensor::stack(&rows.iter().map(|r| &self.mel[*r]).collect::<Vec<_>>(), 0);
+        run(graph, params, &[("frames", &x), ("mask", &mask), ("weight", &weight), ("mel", &mel)], training)
+    }
+}
+
+fn load_frames(config: &Config) -> Result<(Vec<Entry>, Option<Validation>, Speech)> {
+    let (tower, layer) = (&config.speech.tower, config.training.unfreeze_from - 1);
+    let mut store = open(config, Form::Frames { layer })?;
+    let is_trained = |n: &usize| role(config, &store.entries[*n]) == Some(Split::Train);
+    let kept: Vec<usize> = (0..store.entries.len()).filter(is_trained).collect();
+    let frames = Frames::read(&mut store, &kept, tower.whisper.width)?;
     let entries = kept.iter().map(|n| store.entries[*n].clone()).collect();
-    let graph = tower.record_upper(layer - 1, config.dimension);
-    Ok((entries, None, Speech::Frames { mel, frames, width, graph }))
+    Ok((entries, None, Speech::Frames { frames, graph: tower.record_upper(layer, config.dimension) }))
 }
 
 fn load_pooled(config: &Config) -> Result<(Vec<Entry>, Option<Validation>, Speech)> {

@@ -125,10 +125,10 @@ impl Store {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn entry(n: usize) -> Entry {
+    pub(crate) fn entry(n: usize) -> Entry {
         Entry {
             corpus: "c".into(),
             path: format!("{n}.wav").into(),

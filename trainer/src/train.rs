@@ -54,7 +54,9 @@ pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()>
     let (entries, validation, speech) = Speech::load(config)?;
     ensure!(
         !entries.is_empty(),
-        "there are no training clips; unless training.waveforms is set, `esr-trainer prepare` caches them"
+        "there are no training clips; unless training.waveforms is set, `esr-trainer prepare` caches them (with --frames {} for \
+         training.unfreeze_from)",
+        t.unfreeze_from.saturating_sub(1)
     );
     let styles: Vec<String> =
         entries.iter().flat_map(|e| e.styles.clone()).collect::<BTreeSet<_>>().into_iter().collect();
@@ -147,7 +149,7 @@ pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()>
                 None => (0..t.batch).map(|_| sampler.draw(&mut random)).collect(),
             };
             let chosen: Vec<usize> =
-                rows.iter().map(|r| draw_prompt(&entries[*r], &table, t.pair_prompts, &mut random)).collect();
+                rows.iter().map(|r| draw_prompt(*r, &entries[*r], &table, t, &mut random)).collect();
             let (raw, embedding) = speech.embed(&rows, ahead.as_mut(), &state.params, t);
             // Needed by some of the losses only.
             let text = LazyCell::new(|| {
@@ -188,7 +190,7 @@ pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()>
             if epoch >= t.contrastive_from && t.contrastive > 0.0 {
                 let positives = (t.multi_positive || t.sigmoid).then(|| {
                     let described = chosen.iter().map(|p| &table.styles[*p]);
-                    positives(rows.iter().map(|r| &entries[*r]), described).to_device(device)
+                    positives(rows.iter().map(|r| (&entries[*r], table.traits.get(*r))), described).to_device(device)
                 });
                 let apart = (t.domains.len() > 1).then(|| hide_pairs(&domains).to_device(device));
                 let term = match &positives {
@@ -252,6 +254,7 @@ pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()>
 
 /// Sets the standardisation of both projections from the training features, where the config asks for it.
 fn standardise(params: &mut Params, speech: &Speech, text: &Tensor) {
+    let pooled = speech.pooled(params);
     let mut set = |path: &str, features: &Tensor| {
         if params.contains_key(&format!("{path}.mean")) {
             params.insert(format!("{path}.mean"), features.mean_dim([0i64].as_slice(), false, Kind::Float));
@@ -259,7 +262,7 @@ fn standardise(params: &mut Params, speech: &Speech, text: &Tensor) {
             params.insert(format!("{path}.scale"), 1.0 / deviation);
         }
     };
-    if let Speech::Pooled { features, .. } = speech {
+    if let Some(features) = &pooled {
         set("speech.head", features);
     }
     set("text.head", text);

@@ -61,6 +61,9 @@ pub struct Training {
     pub corpus_balance: f64,
     /// Share of prompts that describe all styles of a clip at once when it has several.
     pub pair_prompts: f64,
+    /// Share of prompts that describe pitch, rate, loudness and the like as measured from the clip, instead of its style.
+    #[serde(skip_serializing_if = "is_default")]
+    pub attribute_prompts: f64,
     /// Noise added to the pooled features in training, in deviations.
     pub feature_noise: f64,
     /// Weight of what a change of recording does to the features, drawn from the altered copies of other clips and added or
@@ -118,6 +121,7 @@ impl Default for Training {
             class_balance: 0.0,
             corpus_balance: 0.0,
             pair_prompts: 0.3,
+            attribute_prompts: 0.0,
             feature_noise: 0.0,
             channel_noise: 0.0,
             domains: vec![],

@@ -19,7 +19,7 @@ const HEAD: &str = "speech.head";
 pub enum Pooling {
     /// All frames with voice count the same.
     Even,
-    /// Learned weights; needs cached frames in training.
+    /// Learned weights; training over cached features needs those of all frames (`prepare --frames`).
     Attentive,
 }
 
@@ -128,7 +128,7 @@ impl SpeechTower {
         g
     }
 
-    /// The trained part over cached frames after `layer`: `frames`, `mask`, `weight`, `mel` to `raw` and `embedding`.
+    /// The trained part over cached frames after `layer`: `frames`, `mask`, `weight`, `mel` to `pooled`, `raw` and `embedding`.
     pub fn record_upper(&self, layer: usize, dimension: usize) -> Graph {
         let g = Graph::new();
         let time = g.time("frames");
@@ -148,6 +148,7 @@ impl SpeechTower {
         if self.mel {
             pooled = Value::concat(&[pooled, g.input("mel", &[Dim::Batch, Dim::Fixed(2 * BANDS)])]);
         }
+        g.output("pooled", pooled);
         self.outputs(&g, pooled, dimension);
         g
     }

@@ -9,7 +9,9 @@ use crate::config::Config;
 use crate::data::splits::Split;
 use crate::evaluate::{Model, OURS, evaluate};
 use crate::figure::{Words, bars};
+use crate::nets::speech_tower::Pooling;
 use crate::paper::interval;
+use crate::prepare::{Form, open};
 use crate::prompts::Side;
 use crate::report::{Answer, Cell, Figure, Table};
 use crate::train::train;
@@ -52,7 +54,7 @@ struct Variant {
 }
 
 /// The recipe itself comes first; what follows up to [`CLAIMS`] is what the paper's Table III leaves out.
-const VARIANTS: [Variant; 18] = [
+const VARIANTS: [Variant; 21] = [
     Variant { name: "the paper's recipe", label: "recipe", change: |_| {} },
     Variant { name: "without adversary", label: "- adversary", change: |c| c.training.discriminator = 0.0 },
     Variant { name: "without prompt augmentation", label: "- prompts", change: |c| c.training.single_prompt = true },
@@ -84,6 +86,20 @@ const VARIANTS: [Variant; 18] = [
         label: "speakers 1",
         change: |c| c.training.speaker_adversary = 1.0,
     },
+    Variant { name: "with attentive pooling", label: "attention", change: attentive },
+    Variant {
+        name: "with attentive statistics",
+        label: "att. stat.",
+        change: |c| {
+            attentive(c);
+            c.speech.tower.deviation = true;
+        },
+    },
+    Variant {
+        name: "with captions of pitch, rate, loudness",
+        label: "captions",
+        change: |c| c.training.attribute_prompts = 0.3,
+    },
     Variant { name: "with noise of recordings", label: "noise", change: |c| c.training.channel_noise = 3.25 },
     Variant { name: "with averaged weights", label: "average", change: |c| c.training.average = 0.99 },
     Variant { name: "drawn to the class by cosine alone", label: "cosine", change: drawn },
@@ -91,6 +107,12 @@ const VARIANTS: [Variant; 18] = [
 
 /// Variants that the paper's Table III has.
 const CLAIMS: std::ops::RangeInclusive<usize> = 1..=3;
+
+/// Learned weights of the frames, which must be cached: `prepare --frames` with the last layer.
+fn attentive(config: &mut Config) {
+    config.speech.tower.pooling = Pooling::Attentive;
+    config.training.unfreeze_from = config.speech.tower.last() + 1;
+}
 
 /// The losses of the default config.
 fn drawn(config: &mut Config) {
@@ -118,6 +140,7 @@ pub fn run(arguments: &Arguments) -> Result<Answer> {
             || arguments.only.iter().any(|o| v.name.contains(o.as_str()))
     };
     let variants: Vec<&Variant> = VARIANTS.iter().filter(wanted).collect();
+    variants.iter().try_for_each(|variant| ensure_cached(&base, variant))?;
     let mut results: Vec<(&Variant, Vec<Got>)> = vec![];
     for variant in variants {
         let mut got = vec![];
@@ -138,6 +161,19 @@ pub fn run(arguments: &Arguments) -> Result<Answer> {
         results.push((variant, got));
     }
     answer(&results, arguments)
+}
+
+/// Says what is missing before anything is trained.
+fn ensure_cached(base: &Config, variant: &Variant) -> Result<()> {
+    let mut config = base.clone();
+    (variant.change)(&mut config);
+    let Some(layer) = config.training.unfreeze_from.checked_sub(1) else { return Ok(()) };
+    ensure!(
+        !open(&config, Form::Frames { layer })?.entries.is_empty(),
+        "{:?} needs frames: run `esr-trainer prepare --frames {layer}` with the config of --cached, or leave it out with --only",
+        variant.name
+    );
+    Ok(())
 }
 
 /// The recipe with fewer epochs over another run's features.

@@ -14,15 +14,17 @@ pub(super) fn marks<'a>(entries: impl Iterator<Item = &'a Entry>, styles: &[Stri
     Tensor::from_slice(&flat).view([-1, styles.len() as i64])
 }
 
-/// `[batch, batch]`: one where a prompt describes a clip, that is, names only styles the clip has.
+/// `[batch, batch]`: one where a prompt describes a clip, that is, says only what the clip has: its styles, and what was measured of it.
 pub(super) fn positives<'a>(
-    entries: impl Iterator<Item = &'a Entry>,
+    clips: impl Iterator<Item = (&'a Entry, Option<&'a BTreeSet<String>>)>,
     prompts: impl Iterator<Item = &'a BTreeSet<String>> + Clone,
 ) -> Tensor {
-    let describes = |e: &Entry, p: &BTreeSet<String>| p.iter().all(|s| e.styles.contains(s));
+    let describes = |entry: &Entry, traits: Option<&BTreeSet<String>>, prompt: &BTreeSet<String>| {
+        prompt.iter().all(|said| entry.styles.contains(said) || traits.is_some_and(|all| all.contains(said)))
+    };
     let n = prompts.clone().count() as i64;
     let flat: Vec<f32> =
-        entries.flat_map(|e| prompts.clone().map(move |p| f32::from(u8::from(describes(e, p))))).collect();
+        clips.flat_map(|(e, t)| prompts.clone().map(move |p| f32::from(u8::from(describes(e, t, p))))).collect();
     Tensor::from_slice(&flat).view([-1, n])
 }
 
@@ -50,4 +52,24 @@ pub(super) fn hide_pairs(clips: &[usize]) -> Tensor {
     let flat: Vec<f32> =
         clips.iter().flat_map(|a| clips.iter().map(move |b| if a == b { 0.0 } else { -1e4 })).collect();
     Tensor::from_slice(&flat).view([clips.len() as i64, clips.len() as i64])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prompt_describes_the_clips_that_have_all_it_says() {
+        let entry = |style: &str| Entry { styles: vec![style.into()], ..crate::store::tests::entry(0) };
+        let set = |said: &[&str]| said.iter().map(|s| s.to_string()).collect::<BTreeSet<_>>();
+        let (entries, traits) =
+            ([entry("angry"), entry("sad")], [set(&["pitch low", "rate high"]), set(&["pitch low"])]);
+        let prompts = [set(&["angry"]), set(&["pitch low"]), set(&["pitch low", "rate high"])];
+        let with = |traits: &[BTreeSet<String>]| {
+            let clips = entries.iter().enumerate().map(|(n, e)| (e, traits.get(n)));
+            Vec::<f32>::try_from(positives(clips, prompts.iter()).view(-1)).unwrap()
+        };
+        assert_eq!(with(&traits), [1.0, 1.0, 1.0, 0.0, 1.0, 0.0]);
+        assert_eq!(with(&[]), [1.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
+    }
 }

@@ -7,8 +7,9 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use tch::{Kind, Tensor, no_grad};
 
+use crate::attributes::describe;
 use crate::baseline::unit;
-use crate::config::Config;
+use crate::config::{Config, Training};
 use crate::graph::Graph;
 use crate::prompts::{Prompts, Side};
 use crate::speech_batches::indices;
@@ -20,13 +21,17 @@ use crate::torch::{Params, run};
 pub(super) struct PromptTable {
     /// Pooled text features `[prompts, width]`.
     pub features: Tensor,
-    /// Styles a prompt describes, as bits of a class's style set.
+    /// What a prompt describes: styles, or what was measured.
     pub styles: Vec<BTreeSet<String>>,
     /// Prompts of each class (one style or a combination).
     pub of_class: BTreeMap<String, Vec<usize>>,
+    /// Prompts about what was measured of each entry; no entries where such are not asked for.
+    pub of_entry: Vec<Vec<usize>>,
+    /// What those may say of each entry, beside its styles.
+    pub traits: Vec<BTreeSet<String>>,
 }
 
-/// The training prompts of all classes of the entries.
+/// The training prompts of all classes of the entries and, where the config asks for them, of what is measured of each.
 pub(super) fn prompt_table(config: &Config, prompts: &Prompts, entries: &[Entry]) -> Result<PromptTable> {
     let mut classes: BTreeSet<Vec<String>> = entries.iter().map(|e| e.styles.clone()).collect();
     classes.extend(entries.iter().flat_map(|e| e.styles.iter().map(|s| vec![s.clone()])));
@@ -38,12 +43,32 @@ pub(super) fn prompt_table(config: &Config, prompts: &Prompts, entries: &[Entry]
         styles.extend(own.iter().map(|_| class.iter().cloned().collect::<BTreeSet<_>>()));
         texts.extend(own);
     }
-    Ok(PromptTable { features: text_features(config, &texts)?, styles, of_class })
+    let (mut of_entry, mut traits) = (vec![], vec![]);
+    if config.training.attribute_prompts > 0.0 {
+        let described = describe(config, prompts, entries)?;
+        let own = |numbers: Vec<usize>| numbers.into_iter().map(|n| texts.len() + n).collect();
+        of_entry = described.of_entry.into_iter().map(own).collect();
+        traits = described.traits;
+        texts.extend(described.texts);
+        styles.extend(described.says);
+    }
+    Ok(PromptTable { features: text_features(config, &texts)?, styles, of_class, of_entry, traits })
 }
 
-/// A prompt for a clip: about all its styles at once, or about one of them.
-pub(super) fn draw_prompt(entry: &Entry, table: &PromptTable, pairs: f64, random: &mut ChaCha8Rng) -> usize {
-    let both = entry.styles.len() > 1 && random.random::<f64>() < pairs;
+/// A prompt for the clip of a row: about what was measured of it, about all its styles at once, or about one of them.
+pub(super) fn draw_prompt(
+    row: usize,
+    entry: &Entry,
+    table: &PromptTable,
+    training: &Training,
+    random: &mut ChaCha8Rng,
+) -> usize {
+    if let Some(own) = table.of_entry.get(row).filter(|own| !own.is_empty())
+        && random.random::<f64>() < training.attribute_prompts
+    {
+        return own[random.random_range(0..own.len())];
+    }
+    let both = entry.styles.len() > 1 && random.random::<f64>() < training.pair_prompts;
     let class = if both { entry.class() } else { entry.styles[random.random_range(0..entry.styles.len())].clone() };
     let own = &table.of_class[&class];
     own[random.random_range(0..own.len())]
