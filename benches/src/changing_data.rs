@@ -10,8 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     binary::{self, Parameter},
     data::{Dataset, Vectors},
-    index_bench::{connect, index_megabytes},
-    measure::{Cost, backend, cost_of, cpu_seconds, log_position},
+    measure::{Cost, backend, cost_of, cpu_seconds, index_megabytes, log_position},
     progress::{Progress, note},
     search::{Point, Questions},
     truth::Truth,
@@ -70,22 +69,22 @@ pub fn change(
     let data = questions.data;
     let first = data.rows.len();
     let singles = data.later.len() / 2;
-    let index_mb_built = index_megabytes(&mut connect(cluster)?)?;
-    let insert = insert_each(&mut connect(cluster)?, "clips", &data.later.slice(0, singles), first)?;
+    let index_mb_built = index_megabytes(&mut cluster.connect()?)?;
+    let insert = insert_each(&mut cluster.connect()?, "clips", &data.later.slice(0, singles), first)?;
     note(&format!("  INSERT: {:.0} rows/s, {:.3} ms of CPU a row", insert.rows_per_s, insert.cpu_ms));
     let copy =
-        copy_all(&mut connect(cluster)?, "clips", &data.later.slice(singles, data.later.len()), first + singles)?;
+        copy_all(&mut cluster.connect()?, "clips", &data.later.slice(singles, data.later.len()), first + singles)?;
     note(&format!("  COPY: {:.0} rows/s", copy.rows_per_s));
-    let index_mb_filled = index_megabytes(&mut connect(cluster)?)?;
-    let deleted = connect(cluster)?.execute(&format!("DELETE FROM clips WHERE id % {DELETED} = 0"), &[])?;
+    let index_mb_filled = index_megabytes(&mut cluster.connect()?)?;
+    let deleted = cluster.connect()?.execute(&format!("DELETE FROM clips WHERE id % {DELETED} = 0"), &[])?;
     let vacuum = vacuum(cluster)?;
     note(&format!("  VACUUM after deleting {deleted} rows: {:.1} s", vacuum.wall_s));
-    let index_mb_vacuumed = index_megabytes(&mut connect(cluster)?)?;
+    let index_mb_vacuumed = index_megabytes(&mut cluster.connect()?)?;
     let after = match &before {
         Some(before) => {
             let answers = Truth::compute(data, data.queries(before.queries), questions.limit, |id| id % DELETED != 0);
             questions.truth.insert(before.queries, answers);
-            Some(questions.measure(&mut connect(cluster)?, before.queries, &before.settings)?)
+            Some(questions.measure(&mut cluster.connect()?, before.queries, &before.settings)?)
         }
         None => None,
     };
@@ -105,7 +104,7 @@ pub fn change(
 
 /// INSERT into a table of a type that has no index.
 pub fn insert_without_index(cluster: &Cluster, column_type: &str, data: &Dataset) -> Result<RowCost> {
-    let mut session = connect(cluster)?;
+    let mut session = cluster.connect()?;
     session.batch_execute(&format!("DROP TABLE IF EXISTS bare; {}", create_table("bare", column_type)))?;
     let cost = insert_each(&mut session, "bare", &data.later.slice(0, data.later.len() / 2), 0)?;
     session.batch_execute("DROP TABLE bare")?;
@@ -161,7 +160,7 @@ fn row_cost(session: &mut Client, rows: usize, work: impl FnOnce(&mut Client) ->
 }
 
 fn vacuum(cluster: &Cluster) -> Result<Cost> {
-    let mut session = connect(cluster)?;
+    let mut session = cluster.connect()?;
     let postmaster = cluster.postmaster().unwrap_or_default();
     cost_of(postmaster, &mut session, |session| {
         Ok(session.batch_execute("VACUUM (INDEX_CLEANUP on, PARALLEL 0) clips")?)

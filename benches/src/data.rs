@@ -25,10 +25,8 @@ use std::sync::Mutex;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
-use crate::random::{Rotation, direction, gaussian, generator, scale_to};
+use crate::random::{DIMENSIONS, Rotation, direction, gaussian, generator, scale_to};
 
-/// Elements of every vector.
-pub const DIMENSIONS: usize = 512;
 /// Latent coordinates that carry the structure of the clustered set.
 const INTRINSIC: usize = 64;
 /// Clusters of the clustered set.

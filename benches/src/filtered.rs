@@ -10,12 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     progress::note,
-    search::{Point, Questions},
+    search::{MODULUS, Point, Questions},
     truth::Truth,
 };
 
-/// The condition is `id % MODULUS < n`.
-pub const MODULUS: u32 = 2000;
 /// The `n` of the conditions: 50 %, 5 %, 0.5 % and 0.05 % of the rows pass.
 const PASSING: [u32; 4] = [1000, 100, 10, 1];
 /// Queries for each condition; some systems take long.

@@ -9,19 +9,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use esr_tests::cluster::{Cluster, Options};
 use postgres::Client;
 
 use crate::{
     changing_data::{self, copy_all, create_table},
-    data::{self, DIMENSIONS, Dataset, QueryKind, Sizes},
+    data::{self, Dataset, QueryKind, Sizes},
     filtered::filtered,
     limit::limit,
-    measure::{Cost, Machine, cost_of, load_average},
+    measure::{Cost, Machine, cost_of, index_megabytes, load_average},
     plot,
     progress::note,
+    random::DIMENSIONS,
     real,
     report::{Best, Report, SystemReport, VariantReport},
     search::{Point, Questions, TARGETS, cheapest, sweep},
@@ -91,7 +92,7 @@ pub fn run(arguments: &IndexArguments) -> Result<()> {
     let settings = server_settings(rows, &arguments.systems)?;
     let options = settings.iter().fold(Options::default(), |options, (name, value)| options.set(name, value));
     let cluster = Cluster::start(options)?;
-    let version: String = connect(&cluster)?.query_one("SHOW server_version", &[])?.get(0);
+    let version: String = cluster.connect()?.query_one("SHOW server_version", &[])?.get(0);
     let mut report = Report {
         machine: Machine::this()?,
         postgresql: version,
@@ -183,7 +184,7 @@ fn is_installed(extension: &str) -> Result<bool> {
 
 /// Its version, or `None` where it, or its access method, is missing.
 fn create_extension(cluster: &Cluster, system: &Description) -> Result<Option<String>> {
-    let mut session = connect(cluster)?;
+    let mut session = cluster.connect()?;
     let available = "SELECT FROM pg_available_extensions WHERE name = $1";
     if session.query_opt(available, &[&system.extension])?.is_none() {
         return Ok(None);
@@ -206,7 +207,7 @@ fn measure_system(
     let changes = !data.later.is_empty();
     let insert_without_index =
         if changes { Some(changing_data::insert_without_index(cluster, system.column_type, data)?) } else { None };
-    let mut session = connect(cluster)?;
+    let mut session = cluster.connect()?;
     session.batch_execute(&format!("DROP TABLE IF EXISTS clips; {}", create_table("clips", system.column_type)))?;
     let load = copy_all(&mut session, "clips", &data.rows, 0)?;
     session.batch_execute("VACUUM (FREEZE, ANALYZE) clips")?;
@@ -232,13 +233,13 @@ fn measure_system(
         }
         questions.operator = variant.operator;
         if let Some(best) = &before {
-            report.filtered = filtered(&mut connect(cluster)?, &questions, best, system.filtering)?;
+            report.filtered = filtered(&mut cluster.connect()?, &questions, best, system.filtering)?;
         }
         if changes {
             report.changing = Some(changing_data::change(cluster, &variant.label, &mut questions, before)?);
         }
     }
-    connect(cluster)?.batch_execute("DROP TABLE clips")?;
+    cluster.connect()?.batch_execute("DROP TABLE clips")?;
     Ok(report)
 }
 
@@ -264,12 +265,12 @@ fn measure_variant(
     note(&format!(" {}: building", variant.label));
     let load_average = load_average();
     let build = build(cluster, variant)?;
-    let mut session = connect(cluster)?;
+    let mut session = cluster.connect()?;
     let index_mb = index_megabytes(&mut session)?;
     note(&format!("  built in {:.1} s, {:.1} s of CPU, {index_mb:.0} MB", build.wall_s, build.cpu_s));
     let points = sweep(questions, &mut session, variant)?;
     let mut best = Vec::new();
-    let mut pair = [connect(cluster)?, connect(cluster)?];
+    let mut pair = [cluster.connect()?, cluster.connect()?];
     for kind in QueryKind::ALL {
         for target in TARGETS {
             let Some(point) = cheapest(&points, kind, target) else { continue };
@@ -302,10 +303,10 @@ fn measure_variant(
 
 /// Replaces the index by a variant's and brings table and index into memory.
 fn build(cluster: &Cluster, variant: &Variant) -> Result<Cost> {
-    connect(cluster)?.batch_execute("DROP INDEX IF EXISTS clips_style; CHECKPOINT")?;
+    cluster.connect()?.batch_execute("DROP INDEX IF EXISTS clips_style; CHECKPOINT")?;
     let postmaster = cluster.postmaster().context("the server is gone")?;
-    let mut session = connect(cluster)?;
-    let mut watcher = connect(cluster)?;
+    let mut session = cluster.connect()?;
+    let mut watcher = cluster.connect()?;
     // The backends that ended before have been waited for by now, so their CPU is not counted as workers'.
     std::thread::sleep(Duration::from_millis(500));
     let ended = AtomicBool::new(false);
@@ -340,18 +341,4 @@ fn watch(session: &mut Client, ended: &AtomicBool) {
             note(&format!("  {:.0} s: {phase}, {done}{of} rows", start.elapsed().as_secs_f64()));
         }
     }
-}
-
-/// A session; a new one has no memory of earlier work.
-pub fn connect(cluster: &Cluster) -> Result<Client> {
-    cluster.connect()
-}
-
-/// Size of the index in MB (10^6 bytes).
-pub fn index_megabytes(session: &mut Client) -> Result<f64> {
-    let bytes: i64 = session.query_one("SELECT pg_relation_size('clips_style')", &[])?.get(0);
-    if bytes == 0 {
-        bail!("the index is empty");
-    }
-    Ok(bytes as f64 / 1e6)
 }

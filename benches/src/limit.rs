@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     binary::Parameter,
-    data::{DIMENSIONS, QueryKind},
+    data::QueryKind,
+    random::DIMENSIONS,
     search::{Point, Questions},
 };
 

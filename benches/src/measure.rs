@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use esr_tests::processes;
 use postgres::Client;
 use serde::{Deserialize, Serialize};
@@ -152,6 +152,13 @@ fn status_bytes(pid: i32, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap_or_default();
     line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+/// Size of the index in MB (10^6 bytes).
+pub fn index_megabytes(session: &mut Client) -> Result<f64> {
+    let bytes: i64 = session.query_one("SELECT pg_relation_size('clips_style')", &[])?.get(0);
+    ensure!(bytes > 0, "the index is empty");
+    Ok(bytes as f64 / 1e6)
 }
 
 /// The value below which a share of the numbers lies; 0 if there are none.

@@ -3,7 +3,8 @@
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::data::DIMENSIONS;
+/// Elements of every vector.
+pub const DIMENSIONS: usize = 512;
 
 /// A generator of its own for each stream of a seed.
 pub fn generator(seed: u64, stream: u64) -> ChaCha8Rng {

@@ -18,9 +18,10 @@ use rand_chacha::ChaCha8Rng;
 use serde::Deserialize;
 
 use crate::{
-    data::{DIMENSIONS, Dataset, Sizes, Vectors},
+    data::{Dataset, Sizes, Vectors},
     measure::processors,
     progress::{Progress, note},
+    random::DIMENSIONS,
 };
 
 /// Audio files by the ends of their names.

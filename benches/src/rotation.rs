@@ -10,8 +10,9 @@ use esr_ivf::{ExactVectors, Key, PageStore, RowId, Search, SearchCounters, Searc
 use esr_vector::Metric;
 
 use crate::{
-    data::{self, DIMENSIONS, Dataset, QueryKind, Sizes, Vectors},
+    data::{self, Dataset, QueryKind, Sizes, Vectors},
     measure::processors,
+    random::DIMENSIONS,
     truth::Truth,
 };
 

@@ -134,7 +134,8 @@ fn fingerprint<'a>(vectors: impl Iterator<Item = &'a [f32]>) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{DIMENSIONS, Sizes, clustered};
+    use crate::data::{Sizes, clustered};
+    use crate::random::DIMENSIONS;
 
     #[test]
     fn an_exact_answer_has_recall_one_and_each_wrong_row_costs_its_share() {

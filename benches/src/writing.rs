@@ -113,20 +113,29 @@ type Rate = (String, &'static str, f64);
 struct Measured {
     bench: Vec<f64>,
     /// In the order they were first measured.
-    ways: Vec<(String, &'static str, Vec<f64>, Vec<f64>)>,
+    ways: Vec<Shares>,
+}
+
+/// One way's.
+struct Shares {
+    name: String,
+    key: &'static str,
+    /// Clips a second.
+    rates: Vec<f64>,
+    /// Those over the bench's.
+    shares: Vec<f64>,
 }
 
 impl Measured {
     fn add(&mut self, bench: f64, rates: Vec<Rate>) {
         self.bench.push(bench);
         for (name, key, rate) in rates {
-            let place = self.ways.iter().position(|way| way.1 == key).unwrap_or_else(|| {
-                self.ways.push((name, key, Vec::new(), Vec::new()));
+            let place = self.ways.iter().position(|way| way.key == key).unwrap_or_else(|| {
+                self.ways.push(Shares { name, key, rates: Vec::new(), shares: Vec::new() });
                 self.ways.len() - 1
             });
-            let (_, _, all, shares) = &mut self.ways[place];
-            all.push(rate);
-            shares.push(rate / bench);
+            self.ways[place].rates.push(rate);
+            self.ways[place].shares.push(rate / bench);
         }
     }
 
@@ -137,18 +146,18 @@ impl Measured {
              after (median of the rounds; from least to most):"
         );
         println!("  {:44}{:8.1}", "esr-embedder bench, no server", middle(&self.bench));
-        for (name, _, rates, shares) in &self.ways {
+        for Shares { name, rates, shares, .. } in &self.ways {
             let [least, share, most] = [least(shares), middle(shares), most(shares)].map(|share| 100.0 * share);
             println!("  {name:44}{:8.1} {share:6.0} % ({least:.0} to {most:.0})", middle(rates));
         }
-        let by_key = |values: &dyn Fn(&(String, &'static str, Vec<f64>, Vec<f64>)) -> serde_json::Value| {
-            serde_json::Map::from_iter(self.ways.iter().map(|way| (way.1.to_owned(), values(way))))
+        let by_key = |values: fn(&Shares) -> &[f64]| {
+            serde_json::Map::from_iter(self.ways.iter().map(|way| (way.key.to_owned(), json!(values(way)))))
         };
         println!(
             "{}",
             json!({
                 "clips": count, "seconds": seconds, "connections": arguments.connections, "threads": threads,
-                "bench": self.bench, "clips_per_s": by_key(&|way| json!(way.2)), "shares": by_key(&|way| json!(way.3)),
+                "bench": self.bench, "clips_per_s": by_key(|way| &way.rates), "shares": by_key(|way| &way.shares),
                 "processors": crate::measure::processors(),
             })
         );
