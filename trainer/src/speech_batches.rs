@@ -140,6 +140,9 @@ fn load_waveforms(config: &Config) -> Result<(Vec<Entry>, Option<Validation>, Sp
     Ok((entries, (!validation.is_empty()).then_some((validation, None)), speech))
 }
 
+/// Clips whose frames are computed together.
+const PIECE: usize = 16;
+
 /// All frames of some clips after one layer.
 pub struct Frames {
     /// Log-mel statistics of each clip.
@@ -165,8 +168,23 @@ impl Frames {
         Ok(all)
     }
 
-    /// What the upper part of a speech tower makes of some of the clips.
+    /// What the upper part of a speech tower makes of some of the clips, in their order. Those of like length are computed together, so
+    /// that little is padding.
     pub fn run(&self, rows: &[usize], graph: &Graph, params: &Params, training: bool) -> BTreeMap<String, Tensor> {
+        let mut order: Vec<usize> = (0..rows.len()).collect();
+        order.sort_by_key(|n| self.frames[rows[*n]].size()[0]);
+        let mut parts: BTreeMap<String, Vec<Tensor>> = BTreeMap::new();
+        for piece in order.chunks(PIECE) {
+            let piece: Vec<usize> = piece.iter().map(|n| rows[*n]).collect();
+            for (name, rows) in self.run_together(&piece, graph, params, training) {
+                parts.entry(name).or_default().push(rows);
+            }
+        }
+        let place = indices(&order).argsort(0, false);
+        parts.into_iter().map(|(name, rows)| (name, Tensor::cat(&rows, 0).index_select(0, &place))).collect()
+    }
+
+    fn run_together(&self, rows: &[usize], graph: &Graph, params: &Params, training: bool) -> BTreeMap<String, Tensor> {
         let chosen: Vec<&Tensor> = rows.iter().map(|r| &self.frames[*r]).collect();
         let lengths: Vec<i64> = chosen.iter().map(|f| f.size()[0]).collect();
         let longest = lengths.iter().copied().max().unwrap_or(0);
@@ -209,6 +227,10 @@ fn load_pooled(config: &Config) -> Result<(Vec<Entry>, Option<Validation>, Speec
 pub fn role(config: &Config, entry: &Entry) -> Option<Split> {
     let data = &config.data;
     if !data.train.contains(&entry.corpus) || entry.styles.iter().any(|style| data.without.contains(style)) {
+        return None;
+    }
+    // Another config may have cached them.
+    if config.augment.copies == 0.0 && entry.variant.starts_with("copy-") {
         return None;
     }
     Some(if data.all_speakers && entry.split == Split::Test { Split::Train } else { entry.split })

@@ -54,7 +54,7 @@ struct Variant {
 }
 
 /// The recipe itself comes first; what follows up to [`CLAIMS`] is what the paper's Table III leaves out.
-const VARIANTS: [Variant; 21] = [
+const VARIANTS: [Variant; 22] = [
     Variant { name: "the paper's recipe", label: "recipe", change: |_| {} },
     Variant { name: "without adversary", label: "- adversary", change: |c| c.training.discriminator = 0.0 },
     Variant { name: "without prompt augmentation", label: "- prompts", change: |c| c.training.single_prompt = true },
@@ -86,6 +86,7 @@ const VARIANTS: [Variant; 21] = [
         label: "speakers 1",
         change: |c| c.training.speaker_adversary = 1.0,
     },
+    Variant { name: "without altered copies", label: "- copies", change: |c| c.augment.copies = 0.0 },
     Variant { name: "with attentive pooling", label: "attention", change: attentive },
     Variant {
         name: "with attentive statistics",
