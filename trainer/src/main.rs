@@ -229,6 +229,10 @@ fn work(arguments: Arguments) -> Result<()> {
         }
         Command::Train { config, restart, until } => {
             let config = Config::read_with(&config, &set)?;
+            if config.training.waveforms.is_none() {
+                let layer = config.training.unfreeze_from.checked_sub(1);
+                prepare::ensure_complete(&config, layer.map_or(Form::Pooled, |layer| Form::Frames { layer }))?;
+            }
             train::train(&config, restart, until)?;
             println!("trained; the checkpoint is {}", checkpoint::file(&config.data.work).display());
         }

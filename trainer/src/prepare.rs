@@ -106,12 +106,7 @@ pub fn prepare(config: &Config, form: Form) -> Result<usize> {
     let listed = list(config, &prompts)?;
     let mut store = open(config, form)?;
     ensure_same_splits(&folder(config, form), &store.entries, &listed)?;
-    let done: HashSet<(PathBuf, String)> = store.entries.iter().map(|e| (e.path.clone(), e.variant.clone())).collect();
-    let mut todo: Vec<(&Listed, Variant)> = listed
-        .iter()
-        .flat_map(|l| variants(&config.augment, &l.clip, l.split, config.seed).into_iter().map(move |v| (l, v)))
-        .filter(|(l, v)| !done.contains(&(l.clip.path.clone(), v.name())))
-        .collect();
+    let mut todo = lacking(config, &listed, &store);
     // Originals first, so that an unfinished cache can already be evaluated.
     todo.sort_by_key(|(_, v)| *v != Variant::Original);
     let params = encoders::speech(config, config.speech.cached_tower().last())?;
@@ -124,6 +119,35 @@ pub fn prepare(config: &Config, form: Form) -> Result<usize> {
     }
     progress.finish();
     Ok(todo.len())
+}
+
+/// Fails unless all that the config asks for is cached: an unfinished cache would be trained on, and judged by, in silence.
+///
+/// # Errors
+/// Says how much is missing, and how to cache it.
+pub fn ensure_complete(config: &Config, form: Form) -> Result<()> {
+    let listed = list(config, &Prompts::read(&config.data.prompts)?)?;
+    let count = lacking(config, &listed, &open(config, form)?).len();
+    let frames = match form {
+        Form::Pooled => String::new(),
+        Form::Frames { layer } => format!(" with --frames {layer}"),
+    };
+    anyhow::ensure!(
+        count == 0,
+        "the feature cache {} lacks {count} of the config's clips and copies; run `esr-trainer prepare`{frames}, which goes on where it was stopped",
+        folder(config, form).display()
+    );
+    Ok(())
+}
+
+/// Forms of clips that are not cached yet.
+fn lacking<'a>(config: &Config, listed: &'a [Listed], store: &Store) -> Vec<(&'a Listed, Variant)> {
+    let done: HashSet<(&Path, &str)> = store.entries.iter().map(|e| (e.path.as_path(), e.variant.as_str())).collect();
+    listed
+        .iter()
+        .flat_map(|l| variants(&config.augment, &l.clip, l.split, config.seed).into_iter().map(move |v| (l, v)))
+        .filter(|(l, v)| !done.contains(&(l.clip.path.as_path(), v.name().as_str())))
+        .collect()
 }
 
 /// Whether the cached clips have the roles that the config gives them. Of a cache that another config has filled, speakers that

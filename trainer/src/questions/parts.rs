@@ -11,7 +11,7 @@ use crate::evaluate::{Model, OURS, evaluate};
 use crate::figure::{Words, bars};
 use crate::nets::speech_tower::Pooling;
 use crate::paper::interval;
-use crate::prepare::{Form, open};
+use crate::prepare::{Form, ensure_complete};
 use crate::prompts::Side;
 use crate::report::{Answer, Cell, Figure, Table};
 use crate::train::train;
@@ -141,6 +141,7 @@ pub fn run(arguments: &Arguments) -> Result<Answer> {
             || arguments.only.iter().any(|o| v.name.contains(o.as_str()))
     };
     let variants: Vec<&Variant> = VARIANTS.iter().filter(wanted).collect();
+    ensure_complete(&Config::read(&arguments.cached)?, Form::Pooled)?;
     variants.iter().try_for_each(|variant| ensure_cached(&base, variant))?;
     let mut results: Vec<(&Variant, Vec<Got>)> = vec![];
     for variant in variants {
@@ -169,12 +170,8 @@ fn ensure_cached(base: &Config, variant: &Variant) -> Result<()> {
     let mut config = base.clone();
     (variant.change)(&mut config);
     let Some(layer) = config.training.unfreeze_from.checked_sub(1) else { return Ok(()) };
-    ensure!(
-        !open(&config, Form::Frames { layer })?.entries.is_empty(),
-        "{:?} needs frames: run `esr-trainer prepare --frames {layer}` with the config of --cached, or leave it out with --only",
-        variant.name
-    );
-    Ok(())
+    ensure_complete(&config, Form::Frames { layer })
+        .with_context(|| format!("{:?} needs frames; --only can leave it out", variant.name))
 }
 
 /// The recipe with fewer epochs over another run's features.
