@@ -11,6 +11,7 @@ use esr_tests::cluster::{Cluster, Options, wait_until};
 use serde_json::json;
 
 use crate::latency::sound;
+use crate::measure::percentile;
 
 /// How clips are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -147,7 +148,9 @@ impl Measured {
         );
         println!("  {:44}{:8.1}", "esr-embedder bench, no server", middle(&self.bench));
         for Shares { name, rates, shares, .. } in &self.ways {
-            let [least, share, most] = [least(shares), middle(shares), most(shares)].map(|share| 100.0 * share);
+            let [least, share, most] =
+                [percentile(&mut shares.clone(), 0.0), middle(shares), percentile(&mut shares.clone(), 1.0)]
+                    .map(|share| 100.0 * share);
             println!("  {name:44}{:8.1} {share:6.0} % ({least:.0} to {most:.0})", middle(rates));
         }
         let by_key = |values: fn(&Shares) -> &[f64]| {
@@ -170,14 +173,6 @@ fn middle(values: &[f64]) -> f64 {
     sorted.sort_by(f64::total_cmp);
     let half = sorted.len() / 2;
     if sorted.len().is_multiple_of(2) { (sorted[half - 1] + sorted[half]) / 2.0 } else { sorted[half] }
-}
-
-fn least(values: &[f64]) -> f64 {
-    values.iter().copied().fold(f64::INFINITY, f64::min)
-}
-
-fn most(values: &[f64]) -> f64 {
-    values.iter().copied().fold(f64::NEG_INFINITY, f64::max)
 }
 
 /// Writes all clips in one way.

@@ -9,6 +9,7 @@ pub mod audio_file;
 pub mod augment;
 pub mod baseline;
 pub mod baselines;
+mod by_length;
 pub mod checkpoint;
 pub mod config;
 pub mod data;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use tch::{Device, Kind, Tensor, no_grad};
 
+use crate::by_length::by_length;
 use crate::config::{Config, Training};
 use crate::data::splits::Split;
 use crate::finetune::batches::stream;
@@ -83,8 +84,7 @@ impl Speech {
             Self::Pooled { features, .. } => Some(features.shallow_clone()),
             Self::Frames { frames, graph } => {
                 let rows: Vec<usize> = (0..frames.frames.len()).collect();
-                let of = |rows: &[usize]| no_grad(|| frames.run(rows, graph, params, false)["pooled"].shallow_clone());
-                Some(Tensor::cat(&rows.chunks(64).map(of).collect::<Vec<_>>(), 0))
+                Some(no_grad(|| frames.run(&rows, graph, params, false))["pooled"].shallow_clone())
             }
             Self::Waveforms { .. } => None,
         }
@@ -171,17 +171,12 @@ impl Frames {
     /// What the upper part of a speech tower makes of some of the clips, in their order. Those of like length are computed together, so
     /// that little is padding.
     pub fn run(&self, rows: &[usize], graph: &Graph, params: &Params, training: bool) -> BTreeMap<String, Tensor> {
-        let mut order: Vec<usize> = (0..rows.len()).collect();
-        order.sort_by_key(|n| self.frames[rows[*n]].size()[0]);
-        let mut parts: BTreeMap<String, Vec<Tensor>> = BTreeMap::new();
-        for piece in order.chunks(PIECE) {
-            let piece: Vec<usize> = piece.iter().map(|n| rows[*n]).collect();
-            for (name, rows) in self.run_together(&piece, graph, params, training) {
-                parts.entry(name).or_default().push(rows);
-            }
-        }
-        let place = indices(&order).argsort(0, false);
-        parts.into_iter().map(|(name, rows)| (name, Tensor::cat(&rows, 0).index_select(0, &place))).collect()
+        let lengths: Vec<usize> = rows.iter().map(|r| self.frames[*r].size()[0] as usize).collect();
+        let piece = |chosen: &[usize]| {
+            let chosen: Vec<usize> = chosen.iter().map(|n| rows[*n]).collect();
+            Ok(self.run_together(&chosen, graph, params, training))
+        };
+        by_length(&lengths, PIECE, piece).expect("running a network does not fail")
     }
 
     fn run_together(&self, rows: &[usize], graph: &Graph, params: &Params, training: bool) -> BTreeMap<String, Tensor> {

@@ -8,13 +8,13 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use tch::{Device, Tensor, no_grad};
 
+use crate::by_length::by_length;
 use crate::config::{Config, Tuning};
 use crate::encoders;
 use crate::graph::Graph;
 use crate::kept::{Kept, hash};
 use crate::nets::text_tower::{ENCODER, pooled_graph};
 use crate::progress::Progress;
-use crate::speech_batches::indices;
 use crate::tokenizer::TextTokenizer;
 use crate::torch::{Params, run};
 use crate::{tune_text, weights};
@@ -86,7 +86,7 @@ pub(crate) fn rows(
     let device = config.text.tuning.as_ref().map_or(Ok(Device::Cpu), |tuning| tuning.device.device())?;
     let params: Params = params.iter().map(|(name, t)| (name.clone(), t.to_device(device))).collect();
     let progress = Progress::start(texts.len() as u64, "texts");
-    let mut computed = by_length(tokenizer, texts, BATCH, device, |inputs| {
+    let mut computed = tokens_by_length(tokenizer, texts, BATCH, device, |inputs| {
         progress.advance(inputs[0].1.size()[0] as u64);
         let rows = no_grad(|| run(graph, &params, inputs, false))[output].to_device(Device::Cpu);
         BTreeMap::from([(output.to_string(), rows)])
@@ -95,35 +95,25 @@ pub(crate) fn rows(
     computed.remove(output).context("there are no texts")
 }
 
-/// Rows of all texts, in their order, from `compute`, which gets the tokens (`input_ids`, `attention_mask`) of at most `batch` texts at a
-/// time. Those of like length are computed together, so that little is padding.
+/// Rows of all texts, in their order, from `compute`, which gets the tokens (`input_ids`, `attention_mask`) of at most `batch` texts of like
+/// length at a time.
 ///
 /// # Errors
 /// If a text cannot be tokenised.
-pub(crate) fn by_length(
+pub(crate) fn tokens_by_length(
     tokenizer: &TextTokenizer,
     texts: &[String],
     batch: usize,
     device: Device,
     mut compute: impl FnMut(&[(&str, &Tensor)]) -> BTreeMap<String, Tensor>,
 ) -> Result<BTreeMap<String, Tensor>> {
-    let mut order: Vec<usize> = (0..texts.len()).collect();
-    order.sort_by_key(|n| texts[*n].len());
-    let mut parts: BTreeMap<String, Vec<Tensor>> = BTreeMap::new();
-    for piece in order.chunks(batch.max(1)) {
-        let chosen: Vec<String> = piece.iter().map(|n| texts[*n].clone()).collect();
+    let lengths: Vec<usize> = texts.iter().map(String::len).collect();
+    by_length(&lengths, batch, |chosen| {
+        let chosen: Vec<String> = chosen.iter().map(|n| texts[*n].clone()).collect();
         let (ids, mask) = tokenizer.encode(&chosen)?;
         let (ids, mask) = (ids.to_device(device), mask.to_device(device));
-        for (name, rows) in compute(&[("input_ids", &ids), ("attention_mask", &mask)]) {
-            parts.entry(name).or_default().push(rows);
-        }
-    }
-    let place = indices(&order).argsort(0, false);
-    let whole = |rows: Vec<Tensor>| {
-        let joined = Tensor::cat(&rows, 0);
-        joined.index_select(0, &place.to_device(joined.device()))
-    };
-    Ok(parts.into_iter().map(|(name, rows)| (name, whole(rows))).collect())
+        Ok(compute(&[("input_ids", &ids), ("attention_mask", &mask)]))
+    })
 }
 
 /// What decides an encoder's rows, as the beginning of a file's name.

@@ -203,7 +203,7 @@ impl Pupil {
         device: Device,
     ) -> Result<BTreeMap<String, Tensor>> {
         let size = texts.len().div_ceil(PIECES);
-        text_features::by_length(&self.tokenizer, texts, size, device, |inputs| run(graph, params, inputs, true))
+        text_features::tokens_by_length(&self.tokenizer, texts, size, device, |inputs| run(graph, params, inputs, true))
     }
 
     /// Where a tower with these parameters places texts.
