@@ -24,7 +24,7 @@ use crate::prepare::batch_of;
 use crate::tokenizer::TextTokenizer;
 use crate::torch::{Params, run};
 use crate::train::trained;
-use crate::{placed, tune_text, weights};
+use crate::{fuse, placed, tune_text, weights};
 
 pub(crate) const CARD_FILE: &str = "MODEL_CARD.md";
 const GOLDEN_TEXTS: [&str; 6] =
@@ -58,6 +58,11 @@ pub fn export(config: &Config, folder: &Path, precision: Precision, from: Option
         // What was trained further is not rounded yet, and golden vectors are those of what the bundle holds.
         params = encoders::round(params);
     }
+    write_config(config, folder, &params, precision)
+}
+
+/// Writes parameters as the bundle of a config, with its model card if there is none yet, and opens it; returns its tag.
+pub(crate) fn write_config(config: &Config, folder: &Path, params: &Params, precision: Precision) -> Result<u64> {
     let parts = Parts {
         name: &config.name,
         version: &config.version,
@@ -66,9 +71,9 @@ pub fn export(config: &Config, folder: &Path, precision: Precision, from: Option
         data: &config.data,
         card: &config.card,
         max_tokens: config.text.max_tokens,
-        speech: &config.speech.tower.record(config.dimension),
+        speech: &fuse::tower(config, params).record(config.dimension),
         text: &config.text.tower.record(config.dimension),
-        params: &params,
+        params,
         tokenizer: &TextTokenizer::read(&weights::resolve(&config.text.tokenizer), config.text.max_tokens)?,
         precision,
     };

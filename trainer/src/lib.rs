@@ -19,6 +19,7 @@ pub mod evaluate;
 pub mod export;
 pub mod figure;
 pub mod finetune;
+pub mod fuse;
 pub mod graph;
 pub mod judges;
 pub mod kept;

@@ -23,13 +23,36 @@ pub fn start(
         config.speech.tower.projection.standardise,
         "training.warm_start needs speech.tower.projection.standardise"
     );
-    let t = &config.training;
     let (mean, scale) =
         (params["speech.head.mean"].to_kind(Kind::Double), params["speech.head.scale"].to_kind(Kind::Double));
     let x = (features.to_kind(Kind::Double) - mean) * scale;
+    let strength = config.training.warm_start;
+    let (map, bias) = ridge(config, entries, &weights(&config.training, entries), &x, targets, strength)?;
+    // The classifier and the contrastive loss see unit vectors, so only the directions matter; a common scale keeps the
+    // weights in the range the optimiser expects.
+    let size = map.std(false).double_value(&[]).max(1e-9);
+    let usual = 0.5 / (x.size()[1] as f64).sqrt();
+    params.insert("speech.head.outer.weight".into(), (map * (usual / size)).to_kind(Kind::Float));
+    params.insert("speech.head.outer.bias".into(), (bias * (usual / size)).to_kind(Kind::Float));
+    Ok(())
+}
+
+/// The ridge map `[width, dimension]` and its bias from features `x` `[entries, width]` to `targets` `[entries, dimension]`, fitted
+/// inside each of the config's domains. The penalty is `strength` times the mean variance of the features.
+///
+/// # Errors
+/// If the equations have no solution.
+pub(crate) fn ridge(
+    config: &Config,
+    entries: &[Entry],
+    weights: &[f64],
+    x: &Tensor,
+    targets: &Tensor,
+    strength: f64,
+) -> Result<(Tensor, Tensor)> {
     let y = targets.to_kind(Kind::Double);
-    let domain = |e: &Entry| t.domains.iter().position(|d| d.contains(&e.corpus)).unwrap_or(usize::MAX);
-    let weights = weights(&config.training, entries);
+    let domains = &config.training.domains;
+    let domain = |e: &Entry| domains.iter().position(|d| d.contains(&e.corpus)).unwrap_or(usize::MAX);
     let mut grouped: BTreeMap<usize, Vec<i64>> = BTreeMap::new();
     entries.iter().enumerate().for_each(|(n, e)| grouped.entry(domain(e)).or_default().push(n as i64));
 
@@ -54,15 +77,9 @@ pub fn start(
         centre += middle * sum;
         total += sum;
     }
-    let penalty = Tensor::eye(width, options) * (normal.trace() / width as f64 * t.warm_start);
+    let penalty = Tensor::eye(width, options) * (normal.trace() / width as f64 * strength);
     let map =
         Tensor::f_linalg_solve(&(normal + penalty), &right, true).context("the ridge equations have no solution")?;
     let bias = -(centre / total).matmul(&map).squeeze_dim(0);
-    // The classifier and the contrastive loss see unit vectors, so only the directions matter; a common scale keeps the
-    // weights in the range the optimiser expects.
-    let size = map.std(false).double_value(&[]).max(1e-9);
-    let usual = 0.5 / (width as f64).sqrt();
-    params.insert("speech.head.outer.weight".into(), (map * (usual / size)).to_kind(Kind::Float));
-    params.insert("speech.head.outer.bias".into(), (bias * (usual / size)).to_kind(Kind::Float));
-    Ok(())
+    Ok((map, bias))
 }

@@ -5,10 +5,11 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use esr_trainer::checkpoint::Checkpoint;
-use esr_trainer::config::{Config, Manner, Processor, Shown, ShownKind, Training, Waveforms};
+use esr_trainer::config::{Config, Fusion, Manner, Processor, Shown, ShownKind, Training, Waveforms};
 use esr_trainer::data::splits::Split;
 use esr_trainer::evaluate::{Model, OURS, evaluate};
 use esr_trainer::export::export;
+use esr_trainer::fuse::fuse;
 use esr_trainer::nets::speech_tower::Pooling;
 use esr_trainer::onnx::Precision;
 use esr_trainer::placed::place;
@@ -339,11 +340,28 @@ fn the_whole_path_on_tiny_networks() {
     assert!(moved[5] > 1e-3 && moved[..5].iter().all(|x| *x == 0.0), "{moved:?}");
     assert_ne!(export(&shown, &bundle, Precision::Int8, None).unwrap(), tag);
 
+    // Log-mel statistics are added once to a bundle that was trained without them, and stay when its text tower is tuned further.
+    let read = |folder: &Path, name: &str| std::fs::read(folder.join(name)).unwrap();
+    let mut bare = tuned.clone();
+    (bare.data.work, bare.data.cache) = (root.join("bare"), Some(tuned.data.work.clone()));
+    bare.speech.tower.mel = false;
+    train(&bare, false, None).unwrap();
+    let (plain, fused, retuned) = (root.join("plain"), root.join("fused"), root.join("retuned"));
+    export(&bare, &plain, Precision::Int8, None).unwrap();
+    assert!(fuse(&bare, &plain, &fused).unwrap_err().to_string().contains("speech.fusion"));
+    bare.speech.fusion = Some(Fusion { share: 0.5, ridge: 0.2, doubt: 0.5 });
+    fuse(&bare, &plain, &fused).unwrap();
+    assert_eq!(read(&fused, "text.onnx"), read(&plain, "text.onnx"));
+    let heard = evaluate(&bare, &Model::Bundle(&fused), Split::Test, Side::Heldout, false).unwrap();
+    let (got, chance) = (heard[0].methods[OURS].single.precision, heard[0].chance.precision);
+    assert!(got > chance + 0.2, "mAP {got} against chance {chance}");
+    assert!(fuse(&bare, &fused, &retuned).unwrap_err().to_string().contains("already"));
+    export(&bare, &retuned, Precision::Int8, Some(&fused)).unwrap();
+    assert_eq!(read(&retuned, "speech.onnx"), read(&fused, "speech.onnx"));
+
     // A bundle's text tower can go on learning; what was placed before the speech side was trained on is refused.
     tune_text(&tuned, Some(&bundle)).unwrap();
-    let retuned = root.join("retuned");
     export(&tuned, &retuned, Precision::Int8, Some(&bundle)).unwrap();
-    let read = |folder: &Path, name: &str| std::fs::read(folder.join(name)).unwrap();
     assert_eq!(read(&retuned, "speech.onnx"), read(&bundle, "speech.onnx"));
     assert_ne!(read(&retuned, "text.onnx"), read(&bundle, "text.onnx"));
     let bank = |folder: &Path| read_tensors(&folder.join("text.onnx")).unwrap()["text.head.values"].copy();

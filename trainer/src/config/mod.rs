@@ -107,6 +107,22 @@ pub struct Speech {
     pub cached_layers: Vec<usize>,
     /// The network.
     pub tower: SpeechTower,
+    /// What log-mel statistics add to the finished network; see `fuse`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fusion: Option<Fusion>,
+}
+
+/// How much of a linear map from log-mel statistics is added to a finished speech network.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fusion {
+    /// Mean length of what is added over the mean length of the network's own output, before normalisation.
+    pub share: f64,
+    /// Penalty of the map, over the mean variance of the statistics.
+    pub ridge: f64,
+    /// Length of what all clips have in common and no description has, over the same mean length.
+    #[serde(default)]
+    pub doubt: f64,
 }
 
 impl Speech {
