@@ -110,11 +110,10 @@ impl<'a> Filling<'a> {
                     self.send()?;
                     self.store(&versions, &vectors)?;
                 }
-                // What would have been taken alone must not fail because we asked for two at once.
+                // What would have been taken alone must not fail because we asked for two at once. The other one is waited for:
+                // given up, it would stand in the queue until the embedder sees that, in the way of this one.
                 Err((_, error)) if is_overload(&error) && (has_company || !self.on_their_way.is_empty()) => {
                     self.at_once = 1;
-                    let others: Vec<_> = self.on_their_way.drain(..).map(|other| other.batch).collect();
-                    others.into_iter().rev().for_each(|other| self.due.push_front(other));
                     self.due.push_front(batch);
                 }
                 Err(error) => return Err(self.explain(&versions, error)),
