@@ -31,7 +31,8 @@ pub struct Baselines {
 /// Entries with their features: pooled as the model hears them, mean-pooled of the frozen encoder, log-mel statistics.
 pub type Rows = (Vec<Entry>, [Tensor; 3]);
 
-struct Cache {
+/// The feature cache, an entry's values told apart.
+pub(crate) struct Cache {
     store: Store,
     columns: Tensor,
     /// Widths of an entry, of what lies before the plain means, and of those.
@@ -39,7 +40,23 @@ struct Cache {
 }
 
 impl Cache {
-    fn rows(&mut self, wanted: &dyn Fn(&Entry) -> bool) -> Result<Rows> {
+    /// Opens the config's.
+    ///
+    /// # Errors
+    /// An empty cache, or one that lacks a layer.
+    pub(crate) fn open(config: &Config) -> Result<Self> {
+        let store = open(config, Form::Pooled)?;
+        ensure!(
+            !store.entries.is_empty(),
+            "the feature cache is empty; run `esr-trainer prepare` with this config first"
+        );
+        let widths =
+            [entry_width(config), config.speech.cached_tower().pooled_width(), config.speech.tower.whisper.width];
+        Ok(Self { store, columns: columns(config)?, widths })
+    }
+
+    /// The wanted entries.
+    pub(crate) fn rows(&mut self, wanted: &dyn Fn(&Entry) -> bool) -> Result<Rows> {
         let [all, wide, plain] = self.widths;
         let (entries, values) = self.store.rows(all, wanted)?;
         let part = |from: usize, n: usize| values.narrow(1, from as i64, n as i64).copy();
@@ -53,14 +70,7 @@ impl Baselines {
     /// # Errors
     /// An empty cache, or one that lacks a layer.
     pub fn fit(config: &Config, prompts: &Prompts) -> Result<Self> {
-        let store = open(config, Form::Pooled)?;
-        ensure!(
-            !store.entries.is_empty(),
-            "the feature cache is empty; run `esr-trainer prepare` with this config first"
-        );
-        let widths =
-            [entry_width(config), config.speech.cached_tower().pooled_width(), config.speech.tower.whisper.width];
-        let mut cache = Cache { store, columns: columns(config)?, widths };
+        let mut cache = Cache::open(config)?;
         let (entries, fit) = cache.rows(&|e| role(config, e) == Some(Split::Train))?;
         let (chosen, choose) = cache.rows(&|e| role(config, e) == Some(Split::Val) && e.variant == "original")?;
         let space = TextSpace::new(config, prompts)?;
@@ -106,6 +116,22 @@ impl TextSpace {
     }
 }
 
+/// The unit mean vector of the training descriptions of each class among the entries, as `place` puts texts.
+pub(crate) fn class_places<'a>(
+    entries: impl IntoIterator<Item = &'a Entry>,
+    prompts: &Prompts,
+    mut place: impl FnMut(&[String]) -> Result<Tensor>,
+) -> Result<BTreeMap<String, Tensor>> {
+    let mut known = BTreeMap::new();
+    for entry in entries {
+        if let Slot::Vacant(slot) = known.entry(entry.class()) {
+            let texts = place(&prompts.of_class(&entry.styles, Side::Train))?;
+            slot.insert(unit(&texts.mean_dim([0i64].as_slice(), true, Kind::Float)).squeeze_dim(0));
+        }
+    }
+    Ok(known)
+}
+
 /// The ridge whose penalty ranks the validation speakers best.
 fn fit_ridge(
     config: &Config,
@@ -117,13 +143,7 @@ fn fit_ridge(
     choose_features: &Tensor,
 ) -> Result<Ridge> {
     let classes: Vec<String> = entries.iter().map(Entry::class).collect();
-    let mut known: BTreeMap<String, Tensor> = BTreeMap::new();
-    for entry in entries.iter().chain(choose) {
-        if let Slot::Vacant(slot) = known.entry(entry.class()) {
-            let texts = space.of(config, &prompts.of_class(&entry.styles, Side::Train))?;
-            slot.insert(unit(&texts.mean_dim([0i64].as_slice(), true, Kind::Float)).squeeze_dim(0));
-        }
-    }
+    let known = class_places(entries.iter().chain(choose), prompts, |texts| space.of(config, texts))?;
     let targets = Tensor::stack(&classes.iter().map(|c| &known[c]).collect::<Vec<_>>(), 0);
     let mut best: Option<(f64, Ridge)> = None;
     for strength in STRENGTHS {

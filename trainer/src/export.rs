@@ -18,13 +18,14 @@ use crate::encoders;
 use crate::evaluate::{CorpusScores, style_table, table};
 use crate::graph::Graph;
 use crate::nets::log_mel::SAMPLE_RATE;
+use crate::nets::speech_tower::SpeechTower;
 use crate::nets::text_tower::KEYS;
 use crate::onnx::{self, Precision};
 use crate::prepare::batch_of;
 use crate::tokenizer::TextTokenizer;
 use crate::torch::{Params, run};
 use crate::train::trained;
-use crate::{fuse, placed, tune_text, weights};
+use crate::{placed, tune_text, weights};
 
 pub(crate) const CARD_FILE: &str = "MODEL_CARD.md";
 const GOLDEN_TEXTS: [&str; 6] =
@@ -53,16 +54,14 @@ pub(crate) struct Parts<'a> {
 
 /// Writes the latest checkpoint of the config's run to `folder`; with `from`, that bundle with the text encoder tuned since.
 pub fn export(config: &Config, folder: &Path, precision: Precision, from: Option<&Path>) -> Result<u64> {
-    let mut params = if let Some(bundle) = from { retuned(config, bundle)? } else { finished(config)? };
-    if precision == Precision::Int8 {
-        // What was trained further is not rounded yet, and golden vectors are those of what the bundle holds.
-        params = encoders::round(params);
-    }
-    write_config(config, folder, &params, precision)
+    let params = if let Some(bundle) = from { retuned(config, bundle)? } else { finished(config)? };
+    write_config(config, folder, params, precision)
 }
 
 /// Writes parameters as the bundle of a config, with its model card if there is none yet, and opens it; returns its tag.
-pub(crate) fn write_config(config: &Config, folder: &Path, params: &Params, precision: Precision) -> Result<u64> {
+pub(crate) fn write_config(config: &Config, folder: &Path, params: Params, precision: Precision) -> Result<u64> {
+    // Golden vectors are those of what the bundle holds, and what was trained further is not rounded yet.
+    let params = if precision == Precision::Int8 { encoders::round(params) } else { params };
     let parts = Parts {
         name: &config.name,
         version: &config.version,
@@ -71,9 +70,9 @@ pub(crate) fn write_config(config: &Config, folder: &Path, params: &Params, prec
         data: &config.data,
         card: &config.card,
         max_tokens: config.text.max_tokens,
-        speech: &fuse::tower(config, params).record(config.dimension),
+        speech: &speech_tower(config, &params).record(config.dimension),
         text: &config.text.tower.record(config.dimension),
-        params,
+        params: &params,
         tokenizer: &TextTokenizer::read(&weights::resolve(&config.text.tokenizer), config.text.max_tokens)?,
         precision,
     };
@@ -82,6 +81,14 @@ pub(crate) fn write_config(config: &Config, folder: &Path, params: &Params, prec
         write_card(config, folder, &[])?;
     }
     opened(folder)
+}
+
+/// The config's speech network as some parameters are for: with log-mel statistics where they have rows for them, as `fuse` adds.
+pub(crate) fn speech_tower(config: &Config, params: &Params) -> SpeechTower {
+    let own = &config.speech.tower;
+    let fused = SpeechTower { mel: true, ..own.clone() };
+    let rows = params.get("speech.head.outer.weight").map(|weight| weight.size()[0]);
+    if rows == Some(fused.pooled_width() as i64) { fused } else { own.clone() }
 }
 
 /// The parameters of the config's run.

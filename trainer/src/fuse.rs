@@ -6,8 +6,6 @@
 //! A direction that no description has is then given a fixed length in all clips: without it a clip in which little is heard would be
 //! as near to the style it resembles as one that shows it plainly, since cosine ranking forgets how long a vector was.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry as Slot;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -15,17 +13,16 @@ use esr_encoder::bundle::{SPEECH_FILE, TEXT_FILE};
 use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::audio_file::read;
-use crate::baseline::unit;
+use crate::baselines::{Cache, class_places};
 use crate::config::{Config, Fusion};
 use crate::data::splits::Split;
-use crate::export::write_config;
-use crate::judges::{Judge, Model, judge_of};
+use crate::export::{speech_tower, write_config};
+use crate::judges::{Model, judge_of};
 use crate::nets::log_mel::BANDS;
-use crate::nets::speech_tower::SpeechTower;
 use crate::nets::text_tower::VALUES;
 use crate::onnx::Precision;
-use crate::prepare::{Form, batch_of, entry_width, fit, open};
-use crate::prompts::{Prompts, Side};
+use crate::prepare::{batch_of, fit};
+use crate::prompts::Prompts;
 use crate::speech_batches::role;
 use crate::store::Entry;
 use crate::torch::{Params, run};
@@ -44,32 +41,24 @@ const BATCH: usize = 8;
 pub fn fuse(config: &Config, from: &Path, folder: &Path) -> Result<u64> {
     let fusion = config.speech.fusion.as_ref().context("the config has no speech.fusion: there is nothing to add")?;
     let mut params = weights::read_tensors(&from.join(SPEECH_FILE))?;
-    ensure!(!tower(config, &params).mel, "the speech side of {} has log-mel statistics already", from.display());
+    ensure!(!speech_tower(config, &params).mel, "the speech side of {} has log-mel statistics already", from.display());
     params.extend(weights::read_tensors(&from.join(TEXT_FILE))?);
-    let mut store = open(config, Form::Pooled)?;
-    let width = entry_width(config);
-    let (entries, values) = store.rows(width, |e| e.variant == "original" && role(config, e) == Some(Split::Train))?;
+    let heard = |e: &Entry| e.variant == "original" && role(config, e) == Some(Split::Train);
+    let (entries, [_, _, statistics]) = Cache::open(config)?.rows(&heard)?;
     ensure!(
         !entries.is_empty(),
         "the feature cache has no training clips; run `esr-trainer prepare` with this config first"
     );
-    let statistics = values.narrow(1, (width - 2 * BANDS) as i64, 2 * BANDS as i64);
-    let targets = targets(config, judge_of(config, &Model::Bundle(from))?.as_mut(), &entries)?;
+    let mut judge = judge_of(config, &Model::Bundle(from))?;
+    let places = class_places(&entries, &Prompts::read(&config.data.prompts)?, |texts| judge.texts(config, texts))?;
+    let targets = Tensor::stack(&entries.iter().map(|e| &places[&e.class()]).collect::<Vec<_>>(), 0);
     let own = own_length(config, &params, &entries)?;
     let part = Part::fit(config, fusion, &entries, &statistics, &targets, own)?;
     part.append(&mut params);
     if fusion.doubt > 0.0 {
         doubt(&mut params, fusion.doubt * own)?;
     }
-    write_config(config, folder, &params, Precision::Int8)
-}
-
-/// The config's speech network as some parameters are for: with log-mel statistics where they have rows for them.
-pub(crate) fn tower(config: &Config, params: &Params) -> SpeechTower {
-    let own = &config.speech.tower;
-    let fused = SpeechTower { mel: true, ..own.clone() };
-    let rows = params.get("speech.head.outer.weight").map(|weight| weight.size()[0]);
-    if rows == Some(fused.pooled_width() as i64) { fused } else { own.clone() }
+    write_config(config, folder, params, Precision::Int8)
 }
 
 /// What is added to a head: rows for further columns of the features.
@@ -150,19 +139,6 @@ fn doubt(params: &mut Params, length: f64) -> Result<()> {
     Ok(())
 }
 
-/// The unit mean vector of the training descriptions of each entry's class, as the bundle places them.
-fn targets(config: &Config, judge: &mut dyn Judge, entries: &[Entry]) -> Result<Tensor> {
-    let prompts = Prompts::read(&config.data.prompts)?;
-    let mut known: BTreeMap<String, Tensor> = BTreeMap::new();
-    for entry in entries {
-        if let Slot::Vacant(slot) = known.entry(entry.class()) {
-            let texts = judge.texts(config, &prompts.of_class(&entry.styles, Side::Train))?;
-            slot.insert(unit(&texts.mean_dim([0i64].as_slice(), true, Kind::Float)).squeeze_dim(0));
-        }
-    }
-    Ok(Tensor::stack(&entries.iter().map(|e| &known[&e.class()]).collect::<Vec<_>>(), 0))
-}
-
 /// Mean length of the network's output before normalisation, over some of the training clips.
 fn own_length(config: &Config, params: &Params, entries: &[Entry]) -> Result<f64> {
     let graph = config.speech.tower.record_whole(config.dimension);
@@ -184,6 +160,7 @@ fn mean_length(rows: &Tensor) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::baseline::unit;
 
     #[test]
     fn a_fused_head_gives_the_sum_of_both() {
@@ -202,7 +179,7 @@ mod tests {
             .into_iter()
             .map(|(name, shape)| (name, randn(&shape.iter().map(|n| *n as i64).collect::<Vec<_>>())))
             .collect();
-        assert!(!tower(&config, &params).mel);
+        assert!(!speech_tower(&config, &params).mel);
 
         // Two corpora, the second brighter and with other styles: the map must not learn which is which.
         let entries: Vec<Entry> = (0..60)
@@ -217,7 +194,7 @@ mod tests {
         let part = Part::fit(&config, &fusion, &entries, &statistics, &targets, own).unwrap();
         part.append(&mut params);
 
-        let fused = tower(&config, &params);
+        let fused = speech_tower(&config, &params);
         assert!(fused.mel);
         let both = Tensor::cat(&[&pooled, &statistics], 1);
         let after = no_grad(|| run(&fused.record_head(6), &params, &[("pooled", &both)], false))["raw"].shallow_clone();

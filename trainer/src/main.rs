@@ -94,7 +94,8 @@ enum Command {
     },
     /// Add what log-mel statistics alone say of a clip to a bundle's speech side (speech.fusion), as another bundle.
     ///
-    /// A linear map is fitted to the training clips in the feature cache; no weight of the bundle changes. Two minutes on one core.
+    /// A linear map is fitted to the training clips in the feature cache; no weight of the encoders changes. Half a minute on one
+    /// core.
     Fuse {
         /// Config file of the bundle.
         #[arg(long)]
