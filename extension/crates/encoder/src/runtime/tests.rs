@@ -58,10 +58,11 @@ fn operations_are_counted_as_by_hand() {
     let tone: Vec<f32> = (0..32_000).map(|at| (at as f32 * 0.05).sin() * 0.3).collect();
     let one = count(&[&tone]);
     assert_eq!(count(&[&tone, &tone]), 2 * one);
-    // 200 frames, 100 positions of 512 numbers: spectrum, bands, convolutions, three blocks, loudness, head.
+    // 200 frames, 100 positions of 512 numbers: spectrum, bands, convolutions, three blocks, loudness, head (of the features and
+    // of mean and deviation of 80 bands).
     let front = 402 * 200 * 400 + 80 * 200 * 402 + 512 * 200 * 80 * 3 + 512 * 100 * 512 * 3 + 200 * 11 + 100 * 3;
     let block = 100 * 512 * (4 * 512 + 2 * 4 * 512) + 2 * 100 * 100 * 512;
-    let head = 1024 * 512;
+    let head = (1024 + 2 * 80) * 512;
     assert_eq!(one, 2 * (front + 3 * block + head));
     let text = runtime.operations(&bundle, &Batch::text(&[&[101, 7, 8, 9, 102]])).unwrap();
     let block = 5 * 384 * (4 * 384 + 2 * 4 * 384) + 2 * 5 * 5 * 384;
