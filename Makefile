@@ -22,7 +22,7 @@ WITH_LIBS = eval "$$(scripts/fetch-libs.sh onnxruntime libtorch | sed 's/^/expor
 BENCHES = $(WITH_ORT) ESR_PG_BIN="$$(scripts/private-postgres.sh target/release target/pg-release)" target/release/esr-benches
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build install demo test test-pure test-server test-trainer lint bench clean
+.PHONY: help setup build install demo test test-all test-pure test-server test-trainer lint bench clean
 
 help: ## Say what each command does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,8 +46,14 @@ demo: ## Start a private cluster, load clips, answer style queries, write target
 	ESR_PG_BIN="$$(scripts/private-postgres.sh target/release target/pg-release)" \
 		target/release/esr-demo --output target/demo $(if $(CLIPS),--clips "$(CLIPS)") $(if $(QUERY),--query "$(QUERY)")
 
-test: ## Run every test: lint, pure crates, server suite on throw-away clusters, trainer
+test: setup ## Run lint and every test: pure crates, server suite on throw-away clusters, trainer
 	@scripts/test.sh
+
+# All packages are selected at once: cargo chooses features for the packages selected, so that part by part most
+# dependencies would be compiled three times.
+test-all: setup
+	$(WITH_LIBS) cargo build --workspace --lib --bins --tests
+	$(WITH_LIBS) ESR_PG_BIN="$$(scripts/private-postgres.sh target/debug target/pg-debug)" cargo test --workspace --no-fail-fast
 
 test-pure: setup ## Run the tests of the pure crates (seconds; no PostgreSQL)
 	$(WITH_ORT) cargo test --no-fail-fast $(PURE)

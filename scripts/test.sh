@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# test.sh: every test, cheap ones first. Goes on after a failed part so that one run tells all, prints how many tests
-# ran, and ends non-zero if any failed or if none ran.
+# test.sh: lint, then every test. Goes on after a failure so that one run tells all, prints how many tests ran, and ends
+# non-zero if any failed or if none ran.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 log="$(mktemp)"
@@ -18,9 +18,7 @@ part() { # part NAME COMMAND...
 }
 
 part lint make --no-print-directory lint
-part pure make --no-print-directory test-pure
-part server make --no-print-directory test-server
-part trainer make --no-print-directory test-trainer
+part tests make --no-print-directory test-all
 
 read -r passed broken ignored < <(
     awk '/^test result: /{p += $4; f += $6; i += $8} END {print p + 0, f + 0, i + 0}' "$log"
