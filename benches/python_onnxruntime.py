@@ -125,7 +125,7 @@ def main():
     for _ in range(options.rounds):
         rounds = {
             "python": python_bench(options.bundle, options.threads, options.seconds),
-            "esr": json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout),
+            "esr": json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout),
         }
         for who, measured in rounds.items():
             for key, more in FASTER_IS_MORE.items():

@@ -37,6 +37,8 @@ fetch_onnxruntime() {
             'onnxruntime/capi/libonnxruntime.so.*' -d "$target"
         rm -rf "$work"
     fi
+    # The name by which programs find it when nobody tells them a path.
+    ln -sfn "libonnxruntime.so.$ort_version" "$target/libonnxruntime.so"
     echo "ORT_DYLIB_PATH=$target/libonnxruntime.so.$ort_version"
 }
 

@@ -68,6 +68,21 @@ fn mistakes_are_told_and_fail() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("none of float32, tf32, float16"));
 }
 
+/// `scripts/fetch-libs.sh` leaves the library where the programs look when nobody names it.
+#[test]
+fn the_library_in_the_cache_is_found_without_being_named() {
+    let Some(library) = library() else { return };
+    if !library.parent().is_some_and(|folder| folder.ends_with("libs/onnxruntime")) {
+        eprintln!("SKIPPED: {} is not in the cache", library.display());
+        return;
+    }
+    let bundle = fixture("tiny-bundle");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_esr-embedder"));
+    command.args(["bench", bundle.to_str().unwrap(), "--seconds", "0.1"]).env_remove("ORT_DYLIB_PATH");
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 #[test]
 fn a_cpu_ignores_the_precision_of_a_gpu() {
     if library().is_none() {
