@@ -8,6 +8,10 @@
 //! list, or to a list with a higher number, which is read after the list it came from), and a changed version on a list's
 //! head says that it happened; what is then seen twice is measured once.
 
+mod measured;
+mod query;
+mod without_distance;
+
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -15,15 +19,14 @@ use std::sync::Arc;
 use esr_vector::Metric;
 use esr_vector::kernel::BLOCK_ROWS;
 
-use crate::allowance::Allowances;
-use crate::block;
 use crate::candidates::{Candidates, TRACKED};
-use crate::confidence::Order;
-use crate::estimate::Estimator;
 use crate::list;
-use crate::page::{self, Kind, ListHeader, NULL_LIST, UNRANKED_LIST};
+use crate::page::{self, Kind, ListHeader};
 use crate::store::{ExactVectors, NO_BLOCK, PageStore, RowId, StoreError};
 use crate::structure::{Structure, current};
+
+use measured::Measured;
+use query::{Prepared, growth, score_of};
 
 /// The recall of a search that says nothing else.
 pub const DEFAULT_TARGET_RECALL: f64 = 0.95;
@@ -33,9 +36,6 @@ const AHEAD: usize = 4;
 
 /// Lists whose first page is fetched early while pages come from disk.
 const LISTS_AHEAD: usize = 8;
-
-/// How many margins below the last of the ranks looked at rows are still likely to be measured.
-const SLACK: f32 = 1.5;
 
 /// How a search should go.
 #[derive(Debug, Clone, Copy)]
@@ -92,45 +92,6 @@ pub struct Search {
     counted: f32,
 }
 
-/// A query translated for one structure.
-struct Prepared {
-    estimator: Estimator,
-    /// See [`Candidates::new`].
-    slack: f32,
-    /// An estimate may be this much too low for the row not to be missed; see [`Search::choose_margin`].
-    margin: f32,
-    order: Order,
-    allowances: Allowances,
-    /// Rows of the index when they were last counted.
-    rows: f32,
-}
-
-/// A row measured; the nearest is the greatest.
-struct Measured {
-    row: RowId,
-    distance: f64,
-}
-
-impl PartialEq for Measured {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for Measured {}
-
-impl PartialOrd for Measured {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Measured {
-    fn cmp(&self, other: &Self) -> Ordering {
-        other.distance.total_cmp(&self.distance).then_with(|| other.row.cmp(&self.row))
-    }
-}
-
 impl Search {
     /// A search for the rows nearest to a query of the index's dimension.
     pub fn new(structure: Arc<Structure>, query: &[f32], options: SearchOptions) -> Self {
@@ -178,7 +139,9 @@ impl Search {
         }
         if self.emitted == 0 && self.counters.lists == 0 {
             self.open(store)?;
-            self.choose_margin();
+            let rank = (TRACKED as f32).min(self.candidates.seen() as f32);
+            let prepared = self.prepared.as_mut().expect("see above");
+            prepared.choose_margin(&self.structure, self.options, self.candidates.tracked_score(), rank);
         }
         loop {
             self.measure(exact);
@@ -230,14 +193,6 @@ impl Search {
             }
             self.read_some(store)?;
         }
-    }
-
-    /// Once it is known how far out the answer lies.
-    fn choose_margin(&mut self) {
-        let prepared = self.prepared.as_mut().expect("see next");
-        let rank = (TRACKED as f32).min(self.candidates.seen() as f32);
-        let surprise = prepared.estimator.all_rows.surprise(self.candidates.tracked_score(), rank, prepared.rows);
-        prepared.margin = margin(&self.structure, &prepared.estimator, self.options, surprise);
     }
 
     /// Reads a few more lists, the more there were, the more at a time, and learns from what they held.
@@ -410,58 +365,11 @@ impl Search {
             (score + margin).partial_cmp(&threshold) != Some(Ordering::Less)
         })
     }
-
-    /// After all rows with a distance: those whose distance is no number, then those whose column is NULL.
-    fn rows_without_distance<S: PageStore>(&mut self, store: &S) -> Result<Option<Neighbor>, StoreError> {
-        let mut rows = self.rows_of_list(store, UNRANKED_LIST, Some(f64::NAN))?;
-        rows.extend(self.rows_of_list(store, NULL_LIST, None)?);
-        rows.retain(|neighbor| !self.measured.contains(&neighbor.row));
-        Ok(self.tail.insert(rows.into_iter()).next())
-    }
-
-    /// A query without direction is at no distance from anything: all rows, those with a column first.
-    fn rows_without_order<S: PageStore>(&mut self, store: &S) -> Result<Option<Neighbor>, StoreError> {
-        let mut rows = Vec::new();
-        for list in UNRANKED_LIST..self.structure.lists.len() as u32 {
-            rows.extend(self.rows_of_list(store, list, Some(f64::NAN))?);
-        }
-        rows.extend(self.rows_of_list(store, NULL_LIST, None)?);
-        let mut seen = HashSet::new();
-        rows.retain(|neighbor| seen.insert(neighbor.row));
-        Ok(self.tail.insert(rows.into_iter()).next())
-    }
-
-    fn rows_of_list<S: PageStore>(
-        &mut self,
-        store: &S,
-        list: u32,
-        distance: Option<f64>,
-    ) -> Result<Vec<Neighbor>, StoreError> {
-        self.counters.lists += 1;
-        let mut rows = Vec::new();
-        list::for_each_page(store, &self.structure, list, |page| {
-            let ids = block::rows_of(self.structure.layout, page).map(|(_, slot, block)| block.row(slot));
-            rows.extend(ids.map(|row| Neighbor { row, distance }));
-        })?;
-        Ok(rows)
-    }
 }
 
 /// Where the rows that a query finds are kept until they are measured.
 fn candidates(prepared: Option<&Prepared>) -> Candidates {
     Candidates::new(prepared.map_or(0.0, |prepared| prepared.slack))
-}
-
-/// By how much an estimate may be too low, at this surprise.
-fn margin(structure: &Structure, estimator: &Estimator, options: SearchOptions, surprise: f32) -> f32 {
-    let margin = structure.margin(options.target_recall, surprise);
-    if margin.is_finite() { margin * estimator.error } else { margin }
-}
-
-/// How much larger the lists have become since their rows were counted, judged by those read: insertions do not count.
-fn growth(counters: &SearchCounters, counted: f32) -> f32 {
-    const DOUBT: f32 = 64.0;
-    ((counters.rows_scanned as f32 + DOUBT) / (counted + DOUBT)).max(1.0)
 }
 
 /// How reading a list went.
@@ -476,35 +384,4 @@ enum Outcome {
 
 fn epoch_changed<S: PageStore>(store: &S, epoch: u32) -> Result<bool, StoreError> {
     Ok(crate::chain::meta(store)?.epoch.get() != epoch)
-}
-
-impl Prepared {
-    fn new(structure: &Structure, query: &[f32], options: SearchOptions) -> Self {
-        let rotation = &structure.model.rotation;
-        let dot = esr_vector::kernels().dot;
-        let estimator =
-            Estimator::new(structure, rotation.rotate_direction(query), dot(query, &rotation.mean), dot(query, query));
-        let order = Order::new(estimator.lists(structure));
-        let allowances = structure.allowances(options.target_recall);
-        let margin_at = |surprise: f32| margin(structure, &estimator, options, surprise);
-        let (slack, margin) = (SLACK * margin_at(f32::NEG_INFINITY), margin_at(f32::INFINITY));
-        Self { slack, margin, estimator, order, allowances, rows: structure.meta.rows.get() as f32 }
-    }
-
-    /// Whether the lists read have row number `rank` of the answer, which has this score, as surely as the target asks.
-    fn is_enough(&mut self, score: f32, rank: u64, counters: &SearchCounters, counted: f32) -> bool {
-        let growth = growth(counters, counted);
-        let expected = self.order.expected_above(score) * growth;
-        let surprise = self.estimator.all_rows.surprise(score, rank as f32, self.rows * growth);
-        expected <= self.allowances.missing(rank, surprise)
-    }
-}
-
-/// The score that a distance stands for; larger is nearer.
-fn score_of(metric: Metric, distance: f64, query_squared: f64) -> f32 {
-    match metric {
-        Metric::Cosine => (1.0 - distance) as f32,
-        Metric::InnerProduct => -distance as f32,
-        Metric::Euclidean => (0.5 * (query_squared - distance * distance)) as f32,
-    }
 }

@@ -1,0 +1,8 @@
+//! The whole path on tiny networks and generated sounds: prepare, tune-text, train (interrupted and not), evaluate,
+//! export, evaluate the bundle. Needs no downloads.
+
+mod frames;
+mod ground;
+mod questions;
+mod waveforms;
+mod whole_path;
