@@ -4,8 +4,8 @@ use std::{fmt::Write, time::Instant};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use esr_ivf::build::{Axes, BuildOptions, RowSource, Silent};
 use esr_ivf::memory::MemoryStore;
+use esr_ivf::{Axes, BuildOptions, RowSource, Silent};
 use esr_ivf::{ExactVectors, Key, PageStore, RowId, Search, SearchCounters, SearchOptions, current};
 use esr_vector::Metric;
 

@@ -7,60 +7,18 @@
 
 mod connect;
 mod connection;
+mod embedder;
+pub mod error;
 mod memory_file;
 
+use esr_wire::{Class, RequestBody, ResponseBody};
 use std::cell::{Cell, RefCell};
-use std::io;
-use std::time::Duration;
-
-use esr_wire::{Class, Failure, RequestBody, ResponseBody};
 
 pub use self::connect::knock;
 use self::connect::{connect, connect_if_running};
 use self::connection::{Connection, Sent};
+use self::error::EmbedError;
 use crate::{server, settings};
-
-/// Why there is no answer.
-#[derive(Debug, thiserror::Error)]
-pub enum EmbedError {
-    /// The embedder answered, with a failure.
-    #[error("{}", .0.message)]
-    Refused(Failure),
-    /// The embedder cannot be started.
-    #[error("the embedder cannot be started: {0}")]
-    NotStartable(String),
-    /// There was no embedder within the time allowed.
-    #[error("no embedder within {} ms{}", .waited.as_millis(), .reason.as_deref().map(|r| format!(": {r}")).unwrap_or_default())]
-    Unavailable {
-        /// How long was waited.
-        waited: Duration,
-        /// What the supervisor last said.
-        reason: Option<String>,
-    },
-    /// All of the server's worker slots are taken.
-    #[error("no background worker slot is free to start the embedder's supervisor")]
-    NoWorkerSlot,
-    /// The embedder went away before it answered.
-    #[error("the embedder ended before it answered: {0}")]
-    Died(io::Error),
-    /// The embedder did not answer in time.
-    #[error("the embedder did not answer within {} ms", .0.as_millis())]
-    TooSlow(Duration),
-    /// The process behind the socket belongs to somebody else.
-    #[error("the process behind the embedder's socket runs as user {actual}, not {expected}")]
-    Stranger {
-        /// Effective user of the server.
-        expected: u32,
-        /// User of the process behind the socket.
-        actual: u32,
-    },
-    /// Extension and embedder come from different releases.
-    #[error("the embedder {0}")]
-    Mismatch(String),
-    /// The request cannot be sent.
-    #[error("{0}")]
-    Request(String),
-}
 
 thread_local! {
     /// The urgency of requests while [`as_class`] runs.

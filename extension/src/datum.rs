@@ -13,7 +13,6 @@ use pgrx::pg_sys::{self, Datum};
 use pgrx::{PgSqlErrorCode, varlena};
 
 use crate::error::SqlError;
-use crate::fmgr::Call;
 use crate::vector::{Vector, VectorError, layout};
 
 pub use array::{ArrayParts, Bytes, Element, ServerText, array, new_array, new_vector_array, type_modifiers};
@@ -139,14 +138,16 @@ pub unsafe fn bytes<'a>(datum: Datum) -> &'a [u8] {
     }
 }
 
-/// Changes an aggregate's transition value, argument 0 of its call and a `bytea`: in place where it is an aggregate that
-/// calls and the value is plain, else a copy of it. Returns the one changed.
-pub fn change_state(call: &Call, change: impl FnOnce(&mut [u8])) -> Datum {
-    let mut value: *mut pg_sys::varlena = call.raw(0).cast_mut_ptr();
-    // SAFETY: the install script declares argument 0 of these functions as bytea. A plain varlena holds `varsize_4b - 4`
-    // bytes behind its length, and PostgreSQL lets an aggregate write over its own transition value.
+/// Changes a `bytea`: in place where that is allowed and the value is plain, else a copy of it. Returns the one changed.
+///
+/// # Safety
+/// `datum` is a `bytea`; where it is `in_place`, nobody else reads it: PostgreSQL lets an aggregate write over its own
+/// transition value.
+pub unsafe fn change_bytes(datum: Datum, in_place: bool, change: impl FnOnce(&mut [u8])) -> Datum {
+    let mut value: *mut pg_sys::varlena = datum.cast_mut_ptr();
+    // SAFETY: as the caller says. A plain varlena holds `varsize_4b - 4` bytes behind its length.
     unsafe {
-        if !call.is_aggregate() || !varlena::varatt_is_4b_u(value) {
+        if !in_place || !varlena::varatt_is_4b_u(value) {
             value = pg_sys::pg_detoast_datum_copy(value);
         }
         let content = value.cast::<u8>().add(4);

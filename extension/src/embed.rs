@@ -8,7 +8,8 @@ use pgrx::pg_sys::{Datum, Oid};
 use sha2::{Digest, Sha256};
 
 use crate::cache::TextCache;
-use crate::client::{self, Asked, EmbedError};
+use crate::client::error::EmbedError;
+use crate::client::{self, Asked};
 use crate::datum::{self, Bytes, ServerText};
 use crate::error::SqlError;
 use crate::fmgr::Call;

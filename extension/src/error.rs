@@ -8,11 +8,11 @@ use esr_wire::{Failure, FailureKind};
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::panic::ErrorReport;
 
-use crate::am::IndexError;
-use crate::client::EmbedError;
+use crate::am::error::IndexError;
+use crate::client::error::EmbedError;
 use crate::server;
 use crate::vector::VectorError;
-use crate::writing::trigger::TriggerError;
+use crate::writing::error::TriggerError;
 
 /// An error as PostgreSQL reports it.
 #[derive(Debug)]
@@ -57,6 +57,14 @@ impl SqlError {
             report = report.set_hint(readable(hint));
         }
         std::panic::panic_any(report)
+    }
+}
+
+/// The value, or the error raised: where a callback ends.
+pub fn or_raise<T, E: Into<SqlError>>(result: Result<T, E>) -> T {
+    match result {
+        Ok(value) => value,
+        Err(error) => error.into().raise(),
     }
 }
 

@@ -142,6 +142,14 @@ impl Call {
         unsafe { pg_sys::AggCheckCallContext(self.info, std::ptr::null_mut()) != 0 }
     }
 
+    /// Changes an aggregate's transition value, argument 0 of its call and a `bytea`: in place where it is an aggregate that
+    /// calls and the value is plain, else a copy of it. Returns the one changed.
+    pub fn change_state(&self, change: impl FnOnce(&mut [u8])) -> Datum {
+        // SAFETY: the install script declares argument 0 of these functions as bytea, and an aggregate may write over its own
+        // transition value.
+        unsafe { datum::change_bytes(self.datum(0), self.is_aggregate(), change) }
+    }
+
     fn set_null(&self) {
         // SAFETY: see `argument`.
         unsafe { (*self.info).isnull = true }

@@ -3,7 +3,8 @@
 use esr_wire::{ByteBuf, RequestBody, ResponseBody};
 use serde_json::{Value, json};
 
-use crate::client::{self, EmbedError};
+use crate::client;
+use crate::client::error::EmbedError;
 use crate::embed::check_size;
 use crate::error::SqlError;
 use crate::fmgr::Call;

@@ -5,12 +5,23 @@
 //! done.
 
 use std::fmt::Write;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::time::Duration;
+
+use esr_wire::LOCK_FILE;
+
+/// How long a starting supervisor tries for the lock: a backend holds it for a moment while it starts one.
+pub const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Size of the report in the file. Always written whole and by one call, so that a reader never sees half of one.
 const FILE_BYTES: usize = 2048;
+
+/// Opens the lock file in the data directory, the working directory of every PostgreSQL process.
+pub fn open_lock_file() -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(LOCK_FILE)
+}
 
 /// State of the embedder as its supervisor sees it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -7,7 +7,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::client::{self, EmbedError};
+use crate::client;
+use crate::client::error::EmbedError;
 use crate::error::SqlError;
 use crate::fmgr::Call;
 use crate::report::Report;

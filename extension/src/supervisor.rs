@@ -4,9 +4,8 @@
 //! postmaster when the library is in `shared_preload_libraries`, else by the first call that needs an embedding. The file
 //! lock decides which supervisor of a cluster is the one.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
@@ -19,13 +18,10 @@ use rustix::process::Signal;
 
 use crate::child::Embedder;
 use crate::client;
-use crate::report::Report;
+use crate::report::{LOCK_PATIENCE, Report, open_lock_file};
 use crate::server::{self, Interest, OnPostmasterDeath, Woken};
 use crate::settings::{self, EmbedderSettings};
 use crate::writing::launch;
-
-/// How long a starting supervisor tries for the lock: a backend holds it for a moment while it starts one.
-pub const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How often a starting embedder's socket is tried.
 const START_POLL: Duration = Duration::from_millis(10);
@@ -36,11 +32,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// An embedder that has run this long was well: its end is not counted as one of a series.
 const HEALTHY_AGE: Duration = Duration::from_secs(2);
-
-/// Opens the lock file in the data directory, the working directory of every PostgreSQL process.
-pub fn open_lock_file() -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(LOCK_FILE)
-}
 
 /// The worker's entry point, named in [`server`].
 #[pg_guard]

@@ -5,8 +5,6 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use tch::Tensor;
 
-use crate::speech_batches::indices;
-
 /// Rows of all things, in their order. `lengths` has a length for each; `compute` gets the numbers of at most `piece` things at a time and
 /// gives a row for each in every tensor.
 ///
@@ -31,4 +29,9 @@ pub(crate) fn by_length(
         joined.index_select(0, &place.to_device(joined.device()))
     };
     Ok(parts.into_iter().map(|(name, rows)| (name, whole(rows))).collect())
+}
+
+/// Row numbers as a tensor.
+pub fn indices(rows: &[usize]) -> Tensor {
+    Tensor::from_slice(&rows.iter().map(|r| *r as i64).collect::<Vec<_>>())
 }

@@ -24,8 +24,8 @@ use crate::onnx::{self, Precision};
 use crate::prepare::batch_of;
 use crate::tokenizer::TextTokenizer;
 use crate::torch::{Params, run};
-use crate::train::trained;
-use crate::{placed, tune_text, weights};
+use crate::trained::trained;
+use crate::{placed, tuned_text, weights};
 
 pub(crate) const CARD_FILE: &str = "MODEL_CARD.md";
 const GOLDEN_TEXTS: [&str; 6] =
@@ -95,7 +95,7 @@ pub(crate) fn speech_tower(config: &Config, params: &Params) -> SpeechTower {
 fn finished(config: &Config) -> Result<Params> {
     let trained = trained(config)?.context("there is no checkpoint; run `esr-trainer train` with this config first")?;
     let mut params: Params = encoders::speech(config, config.speech.tower.last())?;
-    params.extend(if config.text.tuning.is_some() { tune_text::load(config)? } else { encoders::text(config)? });
+    params.extend(if config.text.tuning.is_some() { tuned_text::load(config)? } else { encoders::text(config)? });
     params.extend(trained);
     ensure!(
         config.augment.shown.is_none() || placed::file(&config.data.work).exists(),
@@ -109,11 +109,11 @@ fn retuned(config: &Config, bundle: &Path) -> Result<Params> {
     let mut params = weights::read_tensors(&bundle.join(SPEECH_FILE))?;
     params.extend(weights::read_tensors(&bundle.join(TEXT_FILE))?);
     let keys = params.get(KEYS).with_context(|| format!("{} has no bank of styles", bundle.display()))?.copy();
-    params.extend(tune_text::tuned(config)?);
+    params.extend(tuned_text::tuned(config)?);
     ensure!(
         params[KEYS].size() == keys.size() && params[KEYS].allclose(&keys, 1e-6, 1e-6, false),
         "{} was not tuned from {}: its styles lie elsewhere",
-        tune_text::file(config).display(),
+        tuned_text::file(config).display(),
         bundle.display()
     );
     Ok(params)

@@ -21,7 +21,7 @@ use crate::speech_batches::Frames;
 use crate::store::Entry;
 use crate::text_features::text_features;
 use crate::torch::{Params, run};
-use crate::train::trained;
+use crate::trained::trained;
 use crate::waveforms;
 
 /// Clips or waveforms that are embedded at once.

@@ -12,7 +12,9 @@ use esr_trainer::finetune::config::Finetune;
 use esr_trainer::onnx::Precision;
 use esr_trainer::prepare::{self, Form};
 use esr_trainer::prompts::Side;
-use esr_trainer::{checkpoint, export, finetune, fuse, paper, placed, protocol, questions, soup, train, tune_text};
+use esr_trainer::{
+    checkpoint, export, finetune, fuse, paper, place, placed, protocol, questions, soup, train, tune_text,
+};
 
 /// Trains the speech and text encoders of esr.
 ///
@@ -258,7 +260,7 @@ fn work(arguments: Arguments) -> Result<()> {
         }
         Command::Place { config } => {
             let config = Config::read_with(&config, &set)?;
-            let styles = placed::place(&config)?;
+            let styles = place::place(&config)?;
             println!("placed {}; see {}", styles.join(", "), placed::file(&config.data.work).display());
         }
         Command::Fuse { config, from, bundle } => {

@@ -10,29 +10,9 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use serde::Deserialize;
 
+use crate::sides::Halves;
+pub use crate::sides::Side;
 use crate::wording::Wordings;
-
-/// Which half of the phrases and templates.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Side {
-    /// Used in training.
-    Train,
-    /// Never used in training.
-    Heldout,
-}
-
-/// Texts of both sides.
-#[derive(Debug, Default, Deserialize)]
-pub(crate) struct Halves {
-    train: Vec<String>,
-    heldout: Vec<String>,
-}
-
-impl Halves {
-    pub(crate) fn of(&self, side: Side) -> &[String] {
-        if side == Side::Train { &self.train } else { &self.heldout }
-    }
-}
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -125,7 +105,7 @@ impl Prompts {
 
     /// Training templates with a place `{x}` for an adjective.
     pub fn adjective_templates(&self) -> Vec<String> {
-        self.templates["adjective"].train.clone()
+        self.templates["adjective"].of(Side::Train).to_vec()
     }
 
     /// All words of the phrases of one side.
@@ -302,7 +282,7 @@ mod tests {
         let both: Vec<_> = train.intersection(&heldout).collect();
         assert!(both.is_empty(), "phrases on both sides: {both:?}");
         for (form, halves) in &prompts.templates {
-            let both: Vec<_> = halves.train.iter().filter(|t| halves.heldout.contains(t)).collect();
+            let both: Vec<_> = halves.of(Side::Train).iter().filter(|t| halves.of(Side::Heldout).contains(t)).collect();
             assert!(both.is_empty(), "templates of {form} on both sides: {both:?}");
         }
         let texts = |side| prompts.styles().flat_map(|s| prompts.of_style(s, side)).collect::<BTreeSet<_>>();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use tch::{Device, Kind, Tensor, no_grad};
 
-use crate::by_length::by_length;
+use crate::by_length::{by_length, indices};
 use crate::config::{Config, Training};
 use crate::data::splits::Split;
 use crate::finetune::batches::stream;
@@ -242,9 +242,4 @@ fn changes(entries: &[Entry], features: &Tensor) -> Tensor {
         .filter_map(|n| Some((n, *originals.get(entries[n].path.as_path())?)))
         .unzip();
     features.index_select(0, &indices(&copies)) - features.index_select(0, &indices(&sources))
-}
-
-/// Row numbers as a tensor.
-pub fn indices(rows: &[usize]) -> Tensor {
-    Tensor::from_slice(&rows.iter().map(|r| *r as i64).collect::<Vec<_>>())
 }

@@ -17,7 +17,7 @@ use crate::nets::text_tower::{ENCODER, pooled_graph};
 use crate::progress::Progress;
 use crate::tokenizer::TextTokenizer;
 use crate::torch::{Params, run};
-use crate::{tune_text, weights};
+use crate::{tuned_text, weights};
 
 const BATCH: usize = 128;
 
@@ -63,7 +63,7 @@ pub fn pooled(config: &Config, encoder: &Encoder<'_>, texts: &[String]) -> Resul
 fn compute(config: &Config, encoder: &Encoder<'_>, texts: &[String]) -> Result<Tensor> {
     let (params, net, tokenizer): (Params, _, _) = match encoder {
         Encoder::Published => (encoders::text(config)?, &config.text.tower.bert, &config.text.tokenizer),
-        Encoder::Tuned => (tune_text::load(config)?, &config.text.tower.bert, &config.text.tokenizer),
+        Encoder::Tuned => (tuned_text::load(config)?, &config.text.tower.bert, &config.text.tokenizer),
         Encoder::Teacher(t) => {
             let loaded =
                 weights::text::load(weights::read_tensors(&weights::resolve(&t.weights))?, &t.bert, &[], ENCODER)?;
@@ -126,7 +126,7 @@ fn key(config: &Config, encoder: &Encoder<'_>) -> Result<String> {
             &config.text.tower.bert,
         ))?),
         Encoder::Tuned => {
-            let written = std::fs::metadata(tune_text::file(config)).and_then(|m| m.modified());
+            let written = std::fs::metadata(tuned_text::file(config)).and_then(|m| m.modified());
             let written = written
                 .context("the text tower is not tuned yet; run `esr-trainer tune-text` with this config first")?;
             hash(format!("tuned {written:?}"))

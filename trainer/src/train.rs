@@ -16,6 +16,7 @@ use tch::{Device, Kind, Tensor, no_grad};
 
 use self::pairs::{domain, domains_of, hide, hide_pairs, marks, positives};
 use self::prompt_table::{class_targets, class_texts, draw_prompt, prompt_table};
+use crate::by_length::indices;
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::encoders::{self, initialise};
@@ -27,10 +28,10 @@ use crate::progress::Progress;
 use crate::prompts::{Prompts, Side};
 use crate::retrieval::{Quality, judge};
 use crate::sampling::{Sampler, weights};
-use crate::speech_batches::{Speech, Validation, indices};
+use crate::speech_batches::{Speech, Validation};
 use crate::text_features::text_features;
 use crate::torch::{Params, run};
-use crate::{placed, tune_text, warm_start, waveforms};
+use crate::{tune_text, tuned_text, warm_start, waveforms};
 
 /// One line of the metrics file.
 #[derive(Debug, Default, Serialize)]
@@ -95,7 +96,7 @@ pub fn train(config: &Config, restart: bool, until: Option<usize>) -> Result<()>
             }
             params.insert("log_temperature".into(), Tensor::from(t.temperature as f32).log());
             if let Some(tuning) = &config.text.tuning {
-                params.extend(tune_text::load(config)?.into_iter().filter(|(n, _)| n.starts_with("text.head.")));
+                params.extend(tuned_text::load(config)?.into_iter().filter(|(n, _)| n.starts_with("text.head.")));
                 tune_text::link(tuning.link, &prompts, &styles, &mut params);
             }
             standardise(&mut params, &speech, &table.features);
@@ -302,26 +303,6 @@ fn rate(config: &Config, name: &str) -> f64 {
 fn blocks_above(name: &str, blocks: usize) -> usize {
     let own = name.split_once(".blocks.").and_then(|(_, rest)| rest.split('.').next()?.parse::<usize>().ok());
     own.map_or(blocks, |n| blocks.saturating_sub(n + 1))
-}
-
-/// What a finished run is worth: the average where one is kept, and of a run from waveforms drawn back towards its beginning as
-/// far as the config says. `None` when there is no checkpoint.
-pub fn trained(config: &Config) -> Result<Option<Params>> {
-    let Some(state) = Checkpoint::load(&config.data.work, None)? else { return Ok(None) };
-    let mut params = state.best();
-    if config.text.tuning.is_some() {
-        // Training leaves a tuned text side as it is, so one that was tuned anew since then takes its place. What the styles
-        // answer with stays: the speech side was drawn there.
-        params.extend(tune_text::tuned(config)?.into_iter().filter(|(name, _)| name.starts_with("text.head.")));
-    }
-    if let Some(settings) = config.training.waveforms.as_ref().filter(|w| w.keep > 0.0) {
-        for (name, start) in waveforms::start(config, settings, &config.speech.tower.record_whole(config.dimension))? {
-            let trained = params.get_mut(&name).with_context(|| format!("the checkpoint lacks {name}"))?;
-            *trained = &*trained * (1.0 - settings.keep) + start * settings.keep;
-        }
-    }
-    placed::insert(config, &mut params)?;
-    Ok(Some(params))
 }
 
 fn average(state: &mut Checkpoint, share: f64) {

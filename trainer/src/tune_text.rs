@@ -5,12 +5,12 @@
 
 mod classifier;
 mod lesson;
-mod space;
+pub(crate) mod space;
 mod teacher;
 mod texts;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use rand::SeedableRng;
@@ -20,7 +20,7 @@ use tch::{Device, Kind, Tensor};
 use self::lesson::{Lesson, Step};
 pub(crate) use self::space::GUESSED;
 pub use self::space::link;
-use self::space::{MEANS, style_means, style_places, values};
+use self::space::{MEANS, style_means};
 use crate::config::{Config, Tuning};
 use crate::encoders;
 use crate::graph::Graph;
@@ -33,35 +33,12 @@ use crate::prompts::{Prompts, Side};
 use crate::text_features::{self, Encoder, pooled};
 use crate::tokenizer::TextTokenizer;
 use crate::torch::{Params, run};
+use crate::tuned_text::{file, load};
 use crate::weights;
 
 const ASKED: usize = 100;
 /// Batches that the texts of a step are computed in.
 const PIECES: usize = 4;
-
-/// The file with the tuned text tower.
-pub fn file(config: &Config) -> PathBuf {
-    config.data.cache().join("text.safetensors")
-}
-
-/// What was tuned: encoder, head and keys, without what the styles answer with.
-pub(crate) fn tuned(config: &Config) -> Result<Params> {
-    let file = file(config);
-    let named = Tensor::read_safetensors(&file).with_context(|| {
-        format!("cannot read {}; run `esr-trainer tune-text` with this config first", file.display())
-    })?;
-    Ok(named.into_iter().filter(|(name, _)| name != VALUES).collect())
-}
-
-/// The tuned text tower: encoder, head and bank.
-pub fn load(config: &Config) -> Result<Params> {
-    let mut params = tuned(config)?;
-    let tuning = config.text.tuning.as_ref().context("the config has no [text.tuning]")?;
-    let places = style_places(&params).context("the tuned text tower has no bank")?;
-    let values = values(places, tuning.sharpen, config.dimension);
-    params.insert(VALUES.into(), values);
-    Ok(params)
-}
 
 /// Tunes the text tower of a config that asks for it and writes [`file()`]. With `from`, the tower of that bundle learns the
 /// prompts of today for a while longer: it keeps its bank, and it is its own teacher for all other texts.

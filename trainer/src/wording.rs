@@ -5,7 +5,7 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use serde::Deserialize;
 
-use crate::prompts::{Halves, Side};
+use crate::sides::{Halves, Side};
 
 /// The keys of an English keyboard, row by row: a neighbour is hit instead of the right one.
 const KEYS: [&str; 3] = ["qwertyuiop", "asdfghjkl", "zxcvbnm"];

@@ -9,10 +9,12 @@ use std::ffi::c_char;
 use esr_ivf::{Axes, BuildOptions, Phase, Progress};
 use pgrx::pg_sys;
 
+use super::error::IndexError;
 use super::pages::IndexPages;
+use super::pg_missing;
 use super::relation::Index;
 use super::table::TableRows;
-use super::{IndexError, or_raise, pg_missing};
+use crate::error::or_raise;
 
 /// The same rows give the same index.
 const SEED: u64 = 0x6573_725f_6976_6621;
@@ -42,9 +44,9 @@ fn build(table: pg_sys::Relation, index: Index, rows: &mut TableRows) -> Result<
     let pages = IndexPages::for_build(index, false);
     esr_ivf::parallel::set_around_spawn(without_signals);
     let options = options(index, dimension, threads(table, index));
-    let report = esr_ivf::build(&pages, rows, &options, &mut Reported::default()).map_err(IndexError::of(index))?;
+    let report = esr_ivf::build(&pages, rows, &options, &mut Reported::default()).map_err(index.error())?;
     if !rows.tag().is_untagged() {
-        esr_ivf::set_tag(&pages, rows.tag().0).map_err(IndexError::of(index))?;
+        esr_ivf::set_tag(&pages, rows.tag().0).map_err(index.error())?;
     }
     pages.log_all();
     Ok(report.rows)
@@ -63,10 +65,10 @@ fn build_empty(index: Index) -> Result<(), IndexError> {
     // The rows that are there when the main fork is built say it otherwise, and it is built first.
     let dimension = match declared {
         Some(dimension) => dimension,
-        None => esr_ivf::summary(&IndexPages::of(index)).map_err(IndexError::of(index))?.dimension() as usize,
+        None => esr_ivf::summary(&IndexPages::of(index)).map_err(index.error())?.dimension() as usize,
     };
     let pages = IndexPages::for_build(index, true);
-    esr_ivf::build_empty(&pages, &options(index, dimension, 1)).map_err(IndexError::of(index))?;
+    esr_ivf::build_empty(&pages, &options(index, dimension, 1)).map_err(index.error())?;
     pages.log_all();
     Ok(())
 }

@@ -13,7 +13,7 @@ use esr_ivf::{PageStore, Structure};
 use lru::LruCache;
 use pgrx::pg_sys::{self, Datum, Oid};
 
-use super::IndexError;
+use super::error::IndexError;
 use super::pages::IndexPages;
 use super::recent_buffers::RecentBuffers;
 use super::relation::Index;
@@ -39,7 +39,7 @@ pub fn structure(index: Index, pages: &impl PageStore) -> Result<Arc<Structure>,
     let key = (index.oid(), index.file_number());
     // Taken out, not borrowed: reading pages may make PostgreSQL forget relations, which calls `forget`.
     let mut cached = STRUCTURES.with_borrow_mut(|structures| structures.pop(&key));
-    let structure = esr_ivf::current(pages, &mut cached).map_err(IndexError::of(index))?;
+    let structure = esr_ivf::current(pages, &mut cached).map_err(index.error())?;
     STRUCTURES.with_borrow_mut(|structures| {
         structures.put(key, Arc::clone(&structure));
         let bytes = |structures: &LruCache<Key, Arc<Structure>>| -> usize {

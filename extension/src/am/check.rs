@@ -7,7 +7,7 @@ use esr_ivf::CheckReport;
 use pgrx::pg_sys;
 use serde_json::json;
 
-use super::IndexError;
+use super::error::IndexError;
 use super::pages::IndexPages;
 use super::relation::{AsOwner, OpenIndex};
 use super::table::{Registered, visible_rows};
@@ -60,7 +60,7 @@ fn verify_once(open: &OpenIndex, with_table: bool) -> Result<(CheckReport, Optio
             rows.insert(row);
         }
     });
-    let mut report = report.map_err(IndexError::of(index))?;
+    let mut report = report.map_err(index.error())?;
     let mut table_rows = None;
     if with_table {
         let mut seen = 0;

@@ -11,9 +11,10 @@
 use esr_ivf::{Summary, summary::Estimate};
 use pgrx::pg_sys;
 
+use super::error::IndexError;
 use super::pages::IndexPages;
 use super::relation::Index;
-use super::{IndexError, or_raise};
+use crate::error::or_raise;
 use crate::settings;
 
 /// Rows that the startup cost pays for.
@@ -101,7 +102,7 @@ unsafe fn summary(oid: pg_sys::Oid) -> Result<Summary, IndexError> {
     unsafe {
         let relation = pg_sys::index_open(oid, pg_sys::NoLock as pg_sys::LOCKMODE);
         let index = Index::new(relation);
-        let summary = esr_ivf::summary(&IndexPages::of(index)).map_err(IndexError::of(index));
+        let summary = esr_ivf::summary(&IndexPages::of(index)).map_err(index.error());
         pg_sys::index_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
         summary
     }

@@ -15,10 +15,10 @@ use esr_vector::{Metric, metric};
 use pgrx::varlena::varatt_is_1b_e;
 use pgrx::{pg_sys, pg_sys::Datum};
 
+use super::error::IndexError;
 use super::heap_rows::HeapRows;
 use super::pg_missing;
 use super::relation::{Index, item_pointer};
-use super::{IndexError, or_raise};
 use crate::datum;
 use crate::error::SqlError;
 use crate::vector::{Vector, VectorError};
@@ -123,7 +123,7 @@ impl TableVectors {
             let problem = format!("it points to row ({block},{offset}), and the table has {} blocks", self.blocks);
             let error =
                 IndexError::Inconsistent { index: self.index.name(), problem: problem.clone(), all: vec![problem] };
-            or_raise::<()>(Err(error));
+            SqlError::from(error).raise();
         }
     }
 

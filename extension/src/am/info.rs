@@ -4,9 +4,10 @@ use esr_ivf::page::FIRST_LIST;
 use pgrx::pg_sys;
 use serde_json::json;
 
+use super::cache;
+use super::error::IndexError;
 use super::pages::IndexPages;
 use super::relation::OpenIndex;
-use super::{IndexError, cache};
 use crate::fmgr::Call;
 use crate::vector::tag::Tag;
 use crate::{settings, sql_function};
@@ -21,7 +22,7 @@ fn summary(call: &Call) -> Result<String, IndexError> {
     open.must_read_statistics()?;
     let index = open.index;
     let pages = IndexPages::of(index);
-    let summary = esr_ivf::summary(&pages).map_err(IndexError::of(index))?;
+    let summary = esr_ivf::summary(&pages).map_err(index.error())?;
     let structure = cache::structure(index, &pages)?;
     let sizes: Vec<f64> = structure.lists.iter().skip(FIRST_LIST as usize).map(|list| f64::from(list.rows)).collect();
     let rows: f64 = sizes.iter().sum();

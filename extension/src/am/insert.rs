@@ -6,10 +6,12 @@
 use esr_ivf::{Inserted, Key, RowId, Structure};
 use pgrx::pg_sys::{self, Datum};
 
+use super::cache;
+use super::error::IndexError;
 use super::key::{Space, with_vector};
 use super::pages::IndexPages;
 use super::relation::{Index, row_id};
-use super::{IndexError, cache, or_raise};
+use crate::error::or_raise;
 use crate::vector::Vector;
 use crate::vector::tag::Tag;
 
@@ -53,7 +55,7 @@ fn insert(
     loop {
         let structure = cache::structure(index, &pages)?;
         admit(&pages, &structure)?;
-        match esr_ivf::insert(&pages, &structure, row, key).map_err(IndexError::of(index))? {
+        match esr_ivf::insert(&pages, &structure, row, key).map_err(index.error())? {
             Inserted::Done => return Ok(()),
             Inserted::Stale => crate::server::check_interrupts(),
         }
@@ -66,7 +68,7 @@ fn admit(index: Index, pages: &IndexPages, structure: &Structure, vector: &Vecto
     let mut space = Space::new(index, structure.dimension(), held);
     space.admit(vector)?;
     if space.tag != held {
-        space.tag = Tag(esr_ivf::set_tag(pages, vector.tag.0).map_err(IndexError::of(index))?);
+        space.tag = Tag(esr_ivf::set_tag(pages, vector.tag.0).map_err(index.error())?);
         space.admit(vector)?;
     }
     Ok(())

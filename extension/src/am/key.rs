@@ -5,7 +5,7 @@
 
 use pgrx::pg_sys::{self, Datum};
 
-use super::IndexError;
+use super::error::IndexError;
 use super::relation::Index;
 use crate::datum;
 use crate::vector::tag::Tag;

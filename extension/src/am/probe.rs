@@ -10,8 +10,8 @@ use esr_vector::metric;
 use pgrx::pg_sys;
 use serde_json::json;
 
-use super::IndexError;
 use super::cache;
+use super::error::IndexError;
 use super::exact::{Distances, TableVectors};
 use super::key::{Space, with_vector};
 use super::pages::IndexPages;
@@ -121,7 +121,7 @@ fn search(
     let mut search = Search::new(structure, query.elements, options);
     let mut distances = Vec::new();
     while distances.len() < wanted {
-        match search.next(&pages, &mut rows).map_err(IndexError::of(index))? {
+        match search.next(&pages, &mut rows).map_err(index.error())? {
             Some(neighbor) => distances.extend(neighbor.distance.filter(|distance| !distance.is_nan())),
             None => break,
         }

@@ -5,12 +5,13 @@
 
 use std::ffi::CStr;
 
-use esr_ivf::RowId;
+use esr_ivf::{RowId, StoreError};
 use esr_vector::Metric;
 use pgrx::pg_sys;
 
+use super::error::IndexError;
 use super::options::Options;
-use super::{IndexError, pg_missing};
+use super::pg_missing;
 use crate::vector::io::modifier;
 
 /// The operators that an index can order by: strategy number, as the operator classes in the install script have it, and
@@ -44,6 +45,11 @@ impl Index {
     pub fn name(self) -> String {
         // SAFETY: `new` says the relation is open; a name is NUL-terminated.
         unsafe { name(self.relation) }
+    }
+
+    /// For `map_err`: says that it is this index whose pages have the problem.
+    pub fn error(self) -> impl Fn(StoreError) -> IndexError {
+        move |problem| IndexError::Pages { index: self.name(), problem }
     }
 
     /// Its identity.

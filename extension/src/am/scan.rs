@@ -8,12 +8,14 @@
 use esr_ivf::{Neighbor, Search, SearchCounters, SearchOptions};
 use pgrx::{PgMemoryContexts, pg_sys};
 
+use super::error::IndexError;
 use super::exact::{Distances, TableVectors};
 use super::key::Space;
 use super::pages::IndexPages;
 use super::relation::{Index, item_pointer, metric_of};
-use super::{IndexError, cache, or_raise, pg_missing};
+use super::{cache, pg_missing};
 use crate::datum;
+use crate::error::or_raise;
 use crate::settings;
 use crate::vector::Vector;
 use crate::vector::tag::Tag;
@@ -132,7 +134,7 @@ pub unsafe extern "C-unwind" fn amgettuple(
             state.is_counted = true;
         }
         let found = running.search.next(&running.pages, &mut running.distances);
-        let Some(Neighbor { row, .. }) = or_raise(found.map_err(IndexError::of(index))) else { return false };
+        let Some(Neighbor { row, .. }) = or_raise(found.map_err(index.error())) else { return false };
         // Rows without a distance were not measured, so nobody has looked yet where they point.
         running.distances.require_in_table(row);
         scan.xs_heaptid = item_pointer(row);

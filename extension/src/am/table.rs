@@ -9,10 +9,11 @@ use std::ffi::c_void;
 use esr_ivf::{Key, RowId, RowSource};
 use pgrx::pg_sys::{self, Datum};
 
+use super::error::IndexError;
 use super::key::{Space, with_vector};
 use super::pg_missing::{Blocks, begin_scan, index_build_scan};
 use super::relation::{Index, OpenIndex, row_id};
-use super::{IndexError, or_raise};
+use crate::error::or_raise;
 use crate::vector::tag::Tag;
 
 /// Everything that is to be indexed.

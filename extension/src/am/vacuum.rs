@@ -12,10 +12,12 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 
 use super::build::options;
+use super::cache;
+use super::error::IndexError;
 use super::exact::TableVectors;
 use super::pages::IndexPages;
 use super::relation::{Index, item_pointer};
-use super::{IndexError, cache, or_raise};
+use crate::error::or_raise;
 
 /// Removes the rows that PostgreSQL calls dead. Also how CREATE INDEX CONCURRENTLY learns which rows are there: it then
 /// calls none dead.
@@ -35,7 +37,7 @@ pub unsafe extern "C-unwind" fn ambulkdelete(
             pg_guard_ffi_boundary(|| is_dead(&mut tid, state))
         };
         let pages = IndexPages::for_vacuum(index, (*info).strategy);
-        let report = or_raise(esr_ivf::bulk_delete(&pages, &mut is_dead).map_err(IndexError::of(index)));
+        let report = or_raise(esr_ivf::bulk_delete(&pages, &mut is_dead).map_err(index.error()));
         let result = or_new(result);
         (*result).num_pages = report.pages;
         (*result).estimated_count = false;
@@ -82,7 +84,7 @@ fn maintain(index: Index, pages: &IndexPages) -> Result<esr_ivf::MaintainReport,
         let report = esr_ivf::maintain(pages, &mut vectors, &options);
         vectors.close();
         pg_sys::table_close(table, pg_sys::NoLock as i32);
-        report.map_err(IndexError::of(index))
+        report.map_err(index.error())
     }
 }
 

@@ -1,20 +1,18 @@
 //! How a session gets to an embedder: the socket, the supervisor that is started where there is none, the greeting.
 
-use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
 use esr_wire::{Class, FailureKind, LOCK_FILE, PROTOCOL_VERSION, RequestBody, ResponseBody, SOCKET_FILE};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use rustix::process::Pid;
 
-use super::EmbedError;
 use super::connection::{Connection, Deadline};
-use crate::report::Report;
+use super::embedder::Embedder;
+use super::error::EmbedError;
+use crate::report::{self, Report};
 use crate::server::{self, OnPostmasterDeath};
-use crate::{settings, supervisor};
+use crate::settings;
 
 /// How often a missing embedder is looked for. The supervisor's first pause is of the same order.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
@@ -24,28 +22,6 @@ const HOPELESS_STARTS: u32 = 2;
 
 /// How long to hope for a free worker slot: a slot is free again a moment after its worker ended.
 const SLOT_PATIENCE: Duration = Duration::from_secs(2);
-
-/// The embedder process that a session talks to.
-pub struct Embedder {
-    pid: Pid,
-    /// Differs from that of every other embedder this session has talked to.
-    pub generation: u64,
-}
-
-/// The embedder behind a new connection: the one that another connection of this session leads to, or a new one.
-fn embedder(pid: Pid) -> Rc<Embedder> {
-    thread_local! {
-        static LATEST: RefCell<Weak<Embedder>> = const { RefCell::new(Weak::new()) };
-        static GENERATIONS: Cell<u64> = const { Cell::new(0) };
-    }
-    if let Some(same) = LATEST.with_borrow(Weak::upgrade).filter(|latest| latest.pid == pid) {
-        return same;
-    }
-    GENERATIONS.set(GENERATIONS.get() + 1);
-    let new = Rc::new(Embedder { pid, generation: GENERATIONS.get() });
-    LATEST.set(Rc::downgrade(&new));
-    new
-}
 
 /// Connects, starting a supervisor or waiting for an embedder that is being started, as need be.
 pub fn connect() -> Result<Connection, EmbedError> {
@@ -112,7 +88,7 @@ enum Presence {
 /// Whoever gets the lock starts a supervisor while holding it, so that a thousand sessions start one and not a thousand.
 /// The new supervisor takes the lock as soon as it is let go; until it has, its process id stands in the report.
 fn start_supervisor_if_none() -> Presence {
-    let file = match supervisor::open_lock_file() {
+    let file = match report::open_lock_file() {
         Ok(file) => file,
         Err(error) => return Presence::Broken(error),
     };
@@ -136,7 +112,7 @@ fn start_supervisor_if_none() -> Presence {
 /// Whether a supervisor that does not hold the lock may still be about to take it.
 fn was_just_started(lock_file: &std::fs::File, supervisor: u32) -> bool {
     let written = lock_file.metadata().and_then(|metadata| metadata.modified());
-    let is_recent = written.is_ok_and(|at| at.elapsed().is_ok_and(|age| age < supervisor::LOCK_PATIENCE));
+    let is_recent = written.is_ok_and(|at| at.elapsed().is_ok_and(|age| age < report::LOCK_PATIENCE));
     let pid = i32::try_from(supervisor).ok().and_then(rustix::process::Pid::from_raw);
     is_recent && pid.is_some_and(|pid| rustix::process::test_kill_process(pid).is_ok())
 }
@@ -149,7 +125,7 @@ fn greet(stream: UnixStream, deadline: &Deadline) -> Result<Connection, EmbedErr
     if actual != expected {
         return Err(EmbedError::Stranger { expected, actual });
     }
-    let mut connection = Connection::new(stream, embedder(peer.pid));
+    let mut connection = Connection::new(stream, Embedder::of(peer.pid));
     deadline.left().map_err(EmbedError::TooSlow)?;
     match connection.ask(Class::Interactive, RequestBody::Hello { protocol: PROTOCOL_VERSION }) {
         Ok(ResponseBody::Hello { protocol: PROTOCOL_VERSION, .. }) => Ok(connection),

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use esr_wire::{Class, FailureKind, Request, RequestBody, Response, ResponseBody};
 
-use super::EmbedError;
-use super::connect::Embedder;
+use super::embedder::Embedder;
+use super::error::EmbedError;
 use super::memory_file;
 use crate::server::{self, Interest, OnPostmasterDeath};
 use crate::settings;

@@ -13,6 +13,7 @@
 //! when it needs a function of it. So the distances are declared with `SUPPORT esr_distance_support`: PostgreSQL asks a
 //! support function for advice while it simplifies the query's expressions, which is early enough.
 
+pub mod custom;
 pub mod nearest;
 pub mod node;
 pub mod order;

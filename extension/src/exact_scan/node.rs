@@ -7,7 +7,7 @@
 //! node that `create` made, between its begin and its end.
 #![allow(unsafe_code)]
 
-use std::ffi::{CStr, c_int};
+use std::ffi::c_int;
 
 use esr_ivf::RowId;
 use esr_vector::metric;
@@ -15,30 +15,13 @@ use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::pg_sys::{self, Datum, NodeTag};
 use pgrx::{PgMemoryContexts, PgSqlErrorCode};
 
+use super::custom::{Details, NAME, Static, new_node};
 use super::nearest::Nearest;
 use super::order::pointers;
-use super::path::{Details, new_node};
 use super::rows::{self, Rows};
 use crate::datum;
 use crate::error::SqlError;
 use crate::vector::{OwnedVector, VectorError, same_space};
-
-/// What EXPLAIN calls the node, and under what name parallel workers find it.
-pub const NAME: &CStr = c"Esr Exact Scan";
-
-/// A table of callbacks. The pointers in it are to things that live as long as the process and never change.
-#[repr(transparent)]
-pub struct Static<T>(pub T);
-
-// SAFETY: see above.
-unsafe impl<T> Sync for Static<T> {}
-
-impl<T> Static<T> {
-    /// As PostgreSQL wants it.
-    pub const fn address(&'static self) -> *const T {
-        &raw const self.0
-    }
-}
 
 static SCAN: Static<pg_sys::CustomScanMethods> =
     Static(pg_sys::CustomScanMethods { CustomName: NAME.as_ptr(), CreateCustomScanState: Some(create) });

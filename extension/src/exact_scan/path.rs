@@ -8,13 +8,13 @@
 
 use std::ffi::{c_int, c_void};
 
-use esr_vector::Metric;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::pg_sys::{self, Cost, NodeTag};
 
+use super::custom::{Details, NAME, Static, new_node};
 use super::nearest::Nearest;
-use super::node::{self, NAME, Static};
-use super::order::{DistanceOrder, METRICS};
+use super::node;
+use super::order::DistanceOrder;
 use crate::settings;
 
 /// What another extension had hooked before us; called first.
@@ -213,56 +213,5 @@ unsafe extern "C-unwind" fn plan(
         (*scan).custom_private = details.cast();
         (*scan).methods = node::methods();
         scan.cast()
-    }
-}
-
-/// What a plan says beside its expressions. PostgreSQL copies plans, and sends them to parallel workers, as text: so
-/// these are numbers in a list.
-#[derive(Debug, Clone, Copy)]
-pub struct Details {
-    /// Rows to keep.
-    pub limit: c_int,
-    /// The distance.
-    pub metric: Metric,
-    /// The column of vectors.
-    pub column: pg_sys::AttrNumber,
-    /// See [`DistanceOrder::column_is_left`].
-    pub column_is_left: bool,
-}
-
-impl Details {
-    unsafe fn to_list(self) -> *mut pg_sys::List {
-        let metric = METRICS.iter().position(|metric| *metric == self.metric).unwrap_or_default();
-        let numbers = [self.limit, metric as c_int, self.column.into(), self.column_is_left.into()];
-        // SAFETY: the list is new.
-        unsafe { numbers.iter().fold(std::ptr::null_mut(), |list, number| pg_sys::lappend_int(list, *number)) }
-    }
-
-    /// Reads what the planner wrote into a plan.
-    ///
-    /// # Safety
-    /// The list is the private list of a plan of ours.
-    pub unsafe fn from_list(list: *mut pg_sys::List) -> Self {
-        // SAFETY: as the caller says, a list of integers.
-        let number = |index: usize| unsafe { (*(*list).elements.add(index)).int_value };
-        Self {
-            limit: number(0),
-            metric: METRICS[number(1) as usize],
-            column: number(2) as pg_sys::AttrNumber,
-            column_is_left: number(3) != 0,
-        }
-    }
-}
-
-/// A node of the planner's, all zero but for its tag.
-///
-/// # Safety
-/// `T` is the structure that the tag stands for, or begins with it.
-pub unsafe fn new_node<T>(tag: NodeTag) -> *mut T {
-    // SAFETY: every node begins with its tag.
-    unsafe {
-        let node: *mut pg_sys::Node = pg_sys::palloc0(size_of::<T>()).cast();
-        (*node).type_ = tag;
-        node.cast()
     }
 }

@@ -10,7 +10,6 @@
 use pgrx::pg_sys::Datum;
 
 use super::{OwnedVector, Vector, VectorError, tag::Tag};
-use crate::datum;
 use crate::fmgr::{Call, IntoSql};
 use crate::sql_function;
 
@@ -99,7 +98,7 @@ fn update(call: &Call, count: u64, tag: Tag, terms: impl Iterator<Item = f64>) -
             *sum = (f64::from_ne_bytes(*sum) + term).to_ne_bytes();
         }
     };
-    datum::change_state(call, change)
+    call.change_state(change)
 }
 
 fn finish(call: &Call, name: &'static str, element: fn(f64, f64) -> f64) -> Result<Option<OwnedVector>, VectorError> {

@@ -6,7 +6,7 @@ use std::collections::{HashSet, VecDeque};
 use esr_wire::{Failure, FailureKind};
 use pgrx::PgSqlErrorCode;
 
-use crate::client::EmbedError;
+use crate::client::error::EmbedError;
 use crate::embed::{self, AskedClips, ClipsError};
 use crate::error::SqlError;
 use crate::model_usage;

@@ -17,9 +17,9 @@ use crate::error::SqlError;
 use crate::fmgr::{Call, IntoSql};
 use crate::model_usage;
 use crate::vector::{OwnedVector, check_fits, io};
+use crate::writing::error::TriggerError;
 use crate::writing::statement::Position;
 use crate::writing::target::Target;
-use crate::writing::trigger::TriggerError;
 
 /// When a trigger fires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

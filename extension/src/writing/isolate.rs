@@ -2,7 +2,7 @@
 
 use esr_wire::{Failure, FailureKind};
 
-use crate::client::EmbedError;
+use crate::client::error::EmbedError;
 use crate::embed;
 use crate::error::SqlError;
 use crate::vector::OwnedVector;

@@ -22,9 +22,6 @@ use crate::writing::{claim, transaction};
 /// How long the launcher waits for a free worker slot for one database.
 const SLOT_PATIENCE: u32 = 60;
 
-/// How long a worker waits after an error that ended its work.
-const AGAIN: Duration = Duration::from_secs(1);
-
 unsafe extern "C-unwind" {
     /// PostgreSQL's answer to SIGTERM in a session, declared in tcop/tcopprot.h; pgrx binds it only as a call.
     fn die(signal: i32);
@@ -89,7 +86,7 @@ pub fn start_launcher() {
 }
 
 /// Prepares a worker: signals as in a session, so that it can be cancelled and terminated at any wait.
-fn begin(database: Oid) {
+pub fn begin(database: Oid) {
     // SAFETY: this is the first thing a worker does, on its only thread.
     unsafe {
         pg_sys::pqsignal(libc::SIGTERM, Some(die));
@@ -97,19 +94,6 @@ fn begin(database: Oid) {
         pg_sys::BackgroundWorkerUnblockSignals();
         pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0);
     }
-}
-
-/// The worker's entry point.
-#[pg_guard]
-#[unsafe(no_mangle)]
-pub extern "C-unwind" fn esr_queue_main(database: Datum) {
-    begin(Oid::from(database.value() as u32));
-    // Cancelled by somebody, or out of memory: the rows are still there, so begin again.
-    while let Err(fault) = transaction::survive(crate::writing::queue::work) {
-        log!("esr queue worker begins again: {}", fault.message);
-        server::wait(None, Some(AGAIN), OnPostmasterDeath::Exit);
-    }
-    server::exit(0);
 }
 
 /// The launcher's entry point.

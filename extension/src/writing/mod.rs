@@ -10,6 +10,7 @@
 //! * [`refresh`]: a walk over a table in small transactions.
 
 pub mod claim;
+pub mod error;
 pub mod failures;
 pub mod fill;
 pub mod firing;
@@ -24,3 +25,4 @@ pub mod statement;
 pub mod target;
 pub mod transaction;
 pub mod trigger;
+pub mod worker;

@@ -8,10 +8,9 @@
 
 use pgrx::pg_sys::Datum;
 
-use crate::client::EmbedError;
 use crate::error::SqlError;
 use crate::fmgr::Call;
-use crate::vector::VectorError;
+use crate::writing::error::TriggerError;
 use crate::writing::fill::fill;
 use crate::writing::firing::{Firing, Timing};
 use crate::writing::{launch, statement};
@@ -24,35 +23,6 @@ sql_function!(esr_queue_row, queue_row);
 
 /// Rows that wait at most before they are filled, though the statement goes on.
 const ROWS_WAITING: usize = 1024;
-
-/// Why a row could not be embedded.
-#[derive(Debug, thiserror::Error)]
-pub enum TriggerError {
-    /// Called in some other way.
-    #[error("{0} can only be called as a trigger that esr_attach made")]
-    NotAsTrigger(&'static str),
-    /// A column's type was changed.
-    #[error(
-        "column \"{column}\" of relation \"{table}\", or its style, has another type than when the trigger was attached"
-    )]
-    WrongType {
-        /// The column.
-        column: String,
-        /// The table.
-        table: String,
-    },
-    /// The clip has no embedding.
-    #[error("{source}")]
-    Embed {
-        /// Why.
-        source: EmbedError,
-        /// Where.
-        row: String,
-    },
-    /// The embedding does not fit the column.
-    #[error(transparent)]
-    Vector(#[from] VectorError),
-}
 
 fn firing(call: &Call, name: &'static str, timings: &[Timing]) -> Result<Firing, TriggerError> {
     let firing = Firing::of(call).filter(|firing| timings.contains(&firing.timing));

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use super::sets::{Listed, Source};
+use super::source::{Listed, Source};
 use super::splits::Split;
 
 const EMOTIONS: [&str; 5] = ["Angry", "Happy", "Neutral", "Sad", "Surprise"];

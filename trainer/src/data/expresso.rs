@@ -19,7 +19,7 @@ use esr_audio::WaveformError;
 use serde::{Deserialize, Serialize};
 
 use super::piece::Piece;
-use super::sets::{Listed, Source};
+use super::source::{Listed, Source};
 use super::splits::Split;
 use crate::audio_file;
 use crate::energy::{Cutting, merged, pieces, voiced};

@@ -7,7 +7,7 @@
 
 use anyhow::{Result, ensure};
 
-use super::sets::{Listed, Source};
+use super::source::{Listed, Source};
 use super::splits::Split;
 
 const SESSIONS: std::ops::RangeInclusive<usize> = 1..=5;

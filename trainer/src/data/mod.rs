@@ -6,6 +6,7 @@ mod iemocap;
 pub mod manifest;
 pub mod piece;
 pub mod sets;
+mod source;
 pub mod splits;
 
 use std::path::PathBuf;

@@ -10,7 +10,7 @@ use tch::Device;
 
 use super::config::Finetune;
 use super::embed::Embedder;
-use super::train::load;
+use super::trained::load;
 use crate::data::Clip;
 use crate::data::splits::Split;
 use crate::figure::{Series, Words, lines};

@@ -8,7 +8,7 @@ use tch::Device;
 
 use super::config::Finetune;
 use super::evaluate::{CorpusQuality, table};
-use super::train::load;
+use super::trained::load;
 use crate::export::{CARD_FILE, Parts, opened, write, write_bundle};
 use crate::onnx::Precision;
 use crate::tokenizer::TextTokenizer;

@@ -10,3 +10,4 @@ pub mod embed;
 pub mod evaluate;
 pub mod export;
 pub mod train;
+pub mod trained;

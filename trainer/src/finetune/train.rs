@@ -55,15 +55,6 @@ struct Networks {
     device: Device,
 }
 
-/// The parameters of a finished (or unfinished) run: what was trained and the frozen text encoder, on a device; `None` when
-/// there is no checkpoint.
-pub fn load(config: &Finetune, device: Device) -> Result<Option<Params>> {
-    let Some(state) = Checkpoint::load(&config.data.work, None)? else { return Ok(None) };
-    let mut params = weights::paper::text(&weights::resolve(&config.text.weights), &config.text.net)?;
-    params.extend(state.best());
-    Ok(Some(params.into_iter().map(|(k, t)| (k, t.to_device(device))).collect()))
-}
-
 /// Trains to the last epoch (or stops after `until` epochs), continuing from the latest checkpoint unless `restart`.
 pub fn train(config: &Finetune, restart: bool, until: Option<usize>) -> Result<()> {
     config.check()?;

@@ -9,10 +9,10 @@ use tch::{Kind, Tensor, no_grad};
 
 use crate::attributes::describe;
 use crate::baseline::unit;
+use crate::by_length::indices;
 use crate::config::{Config, Training};
 use crate::graph::Graph;
 use crate::prompts::{Prompts, Side};
-use crate::speech_batches::indices;
 use crate::store::Entry;
 use crate::text_features::text_features;
 use crate::torch::{Params, run};

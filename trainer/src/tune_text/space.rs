@@ -11,7 +11,7 @@ use crate::torch::Params;
 pub(super) const MEANS: &str = "text.head.means";
 
 /// What says how alike the styles of a text tower are: their mean places, or its keys where it has no others.
-pub(super) fn style_places(params: &Params) -> Option<&Tensor> {
+pub(crate) fn style_places(params: &Params) -> Option<&Tensor> {
     params.get(MEANS).or(params.get(KEYS))
 }
 
@@ -80,7 +80,7 @@ pub(super) fn style_means(places: &Tensor, owners: &[i64], styles: usize) -> Ten
 
 /// The directions the bank answers with: the keys' likenesses, pulled by `sharpen` (0 to 1) towards none at all, turned so
 /// that every element of the space is used.
-pub(super) fn values(keys: &Tensor, sharpen: f64, width: usize) -> Tensor {
+pub(crate) fn values(keys: &Tensor, sharpen: f64, width: usize) -> Tensor {
     let n = keys.size()[0];
     if sharpen == 0.0 || n > width as i64 {
         return keys.copy();

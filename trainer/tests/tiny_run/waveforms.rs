@@ -8,7 +8,8 @@ use esr_trainer::onnx::Precision;
 use esr_trainer::prepare::{Form, prepare};
 use esr_trainer::prompts::Side;
 use esr_trainer::soup::soup;
-use esr_trainer::train::{train, trained};
+use esr_trainer::train::train;
+use esr_trainer::trained::trained;
 use esr_trainer::tune_text::tune_text;
 use tch::Tensor;
 

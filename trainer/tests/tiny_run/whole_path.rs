@@ -8,10 +8,11 @@ use esr_trainer::evaluate::{Model, OURS, evaluate};
 use esr_trainer::export::export;
 use esr_trainer::fuse::fuse;
 use esr_trainer::onnx::Precision;
-use esr_trainer::placed::place;
+use esr_trainer::place::place;
 use esr_trainer::prepare::{Form, prepare};
 use esr_trainer::prompts::Side;
-use esr_trainer::train::{train, trained};
+use esr_trainer::train::train;
+use esr_trainer::trained::trained;
 use esr_trainer::tune_text::tune_text;
 use esr_trainer::weights::read_tensors;
 

@@ -8,12 +8,13 @@ use esr_encoder::{EmbedError, Embedding, RunError, prepare};
 use esr_wire::{AudioLimits, ByteBuf, Failure, FailureKind, Request, RequestBody, ResponseBody};
 
 use crate::batcher::Origin;
-use crate::connection::{Caller, Shared, Stop};
+use crate::caller::{Caller, Stop};
 use crate::failure::{self, failure, of_item};
 use crate::gate::Gate;
-use crate::inference::{Input, Job, Lane, Tower};
-use crate::models::Model;
+use crate::inference::{Input, Job, Lane};
+use crate::models::{Model, Tower};
 use crate::segments;
+use crate::shared::Shared;
 use crate::ticket::RowError;
 
 /// Clips of a request that are decoded and queued at a time: bounds memory, and lets other sessions' requests in between.

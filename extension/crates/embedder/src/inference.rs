@@ -13,18 +13,9 @@ use esr_wire::{Failure, FailureKind};
 use crate::batcher::{Batcher, Limits, Origin, Row, Taken};
 use crate::failure::{failure, with_hint};
 use crate::isolate;
-use crate::models::Model;
+use crate::models::{Model, Tower};
 use crate::statistics::Statistics;
 use crate::ticket::{RowError, Ticket};
-
-/// Which network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tower {
-    /// Rows are windows of clips, their length is in microseconds.
-    Speech,
-    /// Rows are texts, their length is in tokens.
-    Text,
-}
 
 /// What a row is made of.
 pub enum Input {

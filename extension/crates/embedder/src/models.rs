@@ -11,7 +11,15 @@ use esr_encoder::{Backend, Bundle, Encoder, Parts, Preparer, Runtime, Towers, en
 use esr_wire::{Failure, FailureKind};
 
 use crate::failure::{self, failure, with_hint};
-use crate::inference::Tower;
+
+/// Which network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tower {
+    /// Rows are windows of clips, their length is in microseconds.
+    Speech,
+    /// Rows are texts, their length is in tokens.
+    Text,
+}
 
 /// One loaded model.
 pub struct Model {

@@ -18,10 +18,11 @@ use rustix::process::{Signal, geteuid, set_parent_process_death_signal, umask};
 
 use crate::admission::{self, Admission};
 use crate::batcher::Limits;
-use crate::connection::{self, Shared};
+use crate::connection;
 use crate::gate::Gate;
-use crate::inference::{Lane, Tower};
-use crate::models::Models;
+use crate::inference::Lane;
+use crate::models::{Models, Tower};
+use crate::shared::Shared;
 use crate::statistics::Statistics;
 
 /// Connections that may be open at once; each costs a thread.

@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use crate::device::Device;
 use crate::embedding::{Embedding, EmbeddingError};
 
 /// Inputs of one pass through one tower, padded to the longest.
@@ -179,6 +180,16 @@ pub mod fake {
             rows.iter().map(embed).collect()
         }
     }
+}
+
+/// The two networks of a model. They share nothing, so both may run at the same time.
+pub struct Towers {
+    /// Takes [`Batch::Speech`].
+    pub speech: Box<dyn Backend>,
+    /// Takes [`Batch::Text`].
+    pub text: Box<dyn Backend>,
+    /// Where they run.
+    pub device: Device,
 }
 
 #[cfg(test)]

@@ -3,14 +3,15 @@
 
 use esr_audio::Waveform;
 
-use crate::backend::{self, Backend, Batch, Cancel, RunError};
+use crate::backend::{self, Backend, Batch, Cancel, RunError, Towers};
 use crate::bundle::{Bundle, GOLDEN_FILE, Manifest, TOKENIZER_FILE};
 use crate::device::Device;
 use crate::embedding::Embedding;
-use crate::golden::{self, Golden, GoldenError};
-use crate::prepare::{self, Preparer, RateError};
-use crate::runtime::{Runtime, RuntimeError};
-use crate::tokenizer::{TextError, Tokenizer};
+use crate::error::{EmbedError, GoldenError, LoadError, RuntimeError};
+use crate::golden::{GENERATOR_RATE, Generator, Golden, GoldenSpeech, GoldenText, waveform};
+use crate::prepare::{self, Preparer};
+use crate::runtime::Runtime;
+use crate::tokenizer::Tokenizer;
 
 /// Padded samples of one pass through the speech tower, in seconds. Measured with `esr-embedder bench models/default --batches` on
 /// one core, processor time a clip: of 1 s, 17.9 ms alone, 14.5 ms in fours, 15.8 ms in sixteens; of 3 s, 46.3 ms alone, 45.2 ms
@@ -35,47 +36,6 @@ pub fn budget(device: Device) -> (f64, usize) {
 /// Of a batch's rows, the shortest is at least this part of the longest: the rest would be computed on padding.
 pub const SHORTEST_SHARE: f64 = 0.9;
 
-/// Why there are no embeddings.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum EmbedError {
-    /// One of the texts cannot be embedded.
-    #[error("text {item}: {source}")]
-    Text {
-        /// Zero-based position.
-        item: usize,
-        /// Why.
-        source: TextError,
-    },
-    /// A clip is at another rate than the model's: the caller's mistake.
-    #[error("clip {item}: {source}")]
-    Rate {
-        /// Zero-based position.
-        item: usize,
-        /// Which rates.
-        source: RateError,
-    },
-    /// The model or ONNX Runtime fails, or the request was cancelled.
-    #[error(transparent)]
-    Run(#[from] RunError),
-}
-
-/// Why a bundle cannot be used although its files are what its manifest states.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// `tokenizer.json` is wrong.
-    #[error("{TOKENIZER_FILE}: {0}")]
-    Tokenizer(String),
-    /// An ONNX file is wrong.
-    #[error("{0}")]
-    Model(String),
-    /// The device that was asked for cannot be had.
-    #[error(transparent)]
-    Device(#[from] RuntimeError),
-    /// The golden vectors are not met.
-    #[error(transparent)]
-    Golden(#[from] GoldenError),
-}
-
 /// One loaded model.
 pub struct Encoder {
     manifest: Manifest,
@@ -83,16 +43,6 @@ pub struct Encoder {
     preparer: Preparer,
     towers: Towers,
     passes: u64,
-}
-
-/// The two networks of a model. They share nothing, so both may run at the same time.
-pub struct Towers {
-    /// Takes [`Batch::Speech`].
-    pub speech: Box<dyn Backend>,
-    /// Takes [`Batch::Text`].
-    pub text: Box<dyn Backend>,
-    /// Where they run.
-    pub device: Device,
 }
 
 /// A loaded model taken apart, for a server that makes its own batches.
@@ -115,7 +65,7 @@ impl Encoder {
         let golden = Golden::parse(bundle.required(GOLDEN_FILE))?;
         let checked = |towers: Towers| -> Result<Self, LoadError> {
             let mut encoder = Self::with_towers(bundle, towers)?;
-            golden::check(&mut encoder, &golden)?;
+            encoder.check(&golden)?;
             encoder.passes = 0;
             Ok(encoder)
         };
@@ -132,6 +82,36 @@ impl Encoder {
             }
             (error, _) => Err(error),
         })
+    }
+
+    /// Embeds every golden input and compares.
+    pub fn check(&mut self, golden: &Golden) -> Result<(), GoldenError> {
+        let cancel = Cancel::default();
+        let dimension = self.dimension();
+        let compare = |input: String, expected: &[f32], result: Result<Vec<Embedding>, EmbedError>| {
+            let embed = |source: EmbedError| GoldenError::Embed { input: input.clone(), source: Box::new(source) };
+            let got = result.map_err(embed)?;
+            let expected = Embedding::from_row(expected, dimension)
+                .map_err(|error| GoldenError::Content(format!("states a wrong embedding for {input}: {error}")))?;
+            let distance = got[0].cosine_distance(&expected);
+            // Written so that NaN fails too.
+            if distance <= golden.tolerance {
+                Ok(())
+            } else {
+                Err(GoldenError::Distance { input, distance, tolerance: golden.tolerance })
+            }
+        };
+        for GoldenText { input, embedding } in &golden.texts {
+            compare(format!("{input:?}"), embedding, self.embed_texts(&[input], &cancel))?;
+        }
+        for GoldenSpeech { generator, embedding } in &golden.speech {
+            let Generator::Harmonic { hz, seconds, .. } = generator;
+            let input = format!("harmonic {hz} Hz, {seconds} s");
+            let clip = Waveform::new(waveform(generator), GENERATOR_RATE)
+                .map_err(|error| GoldenError::Content(format!("generates no usable clip: {error}")))?;
+            compare(input, embedding, self.embed_speech(&[clip], &cancel))?;
+        }
+        Ok(())
     }
 
     /// Joins a bundle's tokenizer and limits with any backends, without golden check.
@@ -238,7 +218,8 @@ mod tests {
 
     use super::*;
     use crate::backend::fake::Fake;
-    use crate::prepare::{repeat, windows};
+    use crate::prepare::{RateError, repeat, windows};
+    use crate::tokenizer::TextError;
 
     type Runs = Arc<Mutex<Vec<(usize, usize)>>>;
 

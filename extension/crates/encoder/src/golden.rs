@@ -1,14 +1,11 @@
-//! Inputs whose embeddings a bundle states, and the check that this machine gives the same. Knows no files of sound:
+//! Inputs whose embeddings a bundle states, and how to make its clips. Knows no files of sound:
 //! speech inputs are generated, so that the check needs nothing but the bundle.
 
 use std::f64::consts::TAU;
 
-use esr_audio::Waveform;
 use serde::{Deserialize, Serialize};
 
-use crate::backend::Cancel;
-use crate::embedding::Embedding;
-use crate::encoder::{EmbedError, Encoder};
+use crate::error::GoldenError;
 
 /// Rate of generated speech inputs, in samples per second, whatever the model's own rate is.
 pub const GENERATOR_RATE: u32 = 16_000;
@@ -62,38 +59,6 @@ pub enum Generator {
     },
 }
 
-/// Why a bundle's golden vectors are not met.
-#[derive(Debug, thiserror::Error)]
-pub enum GoldenError {
-    /// Not JSON of the right form.
-    #[error("malformed golden.json: {0}")]
-    Malformed(#[from] serde_json::Error),
-    /// A golden vector of either tower is missing, or a number is out of range.
-    #[error("golden.json {0}")]
-    Content(String),
-    /// The encoder fails on a golden input.
-    #[error("golden input {input}: {source}")]
-    Embed {
-        /// The text, or the recipe of the clip.
-        input: String,
-        /// Why.
-        source: Box<EmbedError>,
-    },
-    /// The answer is another one.
-    #[error(
-        "golden input {input} is embedded at cosine distance {distance:.2e} from what the bundle states \
-         (tolerance {tolerance:.1e}): the bundle's files don't belong together, or ONNX Runtime computes them wrongly here"
-    )]
-    Distance {
-        /// The text, or the recipe of the clip.
-        input: String,
-        /// Measured.
-        distance: f64,
-        /// Allowed.
-        tolerance: f64,
-    },
-}
-
 /// Generates a clip at [`GENERATOR_RATE`]. With t in seconds and k from 1 to 8, a sample is
 /// 0.1 (0.6 + 0.4 sin(6 pi t)) sum sin(2 pi k hz t) / k, plus 0.005 times noise in -1..1 from a 64-bit linear
 /// congruential generator (Knuth's MMIX constants; the upper 24 bits of the state after each step).
@@ -129,36 +94,6 @@ impl Golden {
         }
         Ok(golden)
     }
-}
-
-/// Embeds every golden input and compares.
-pub fn check(encoder: &mut Encoder, golden: &Golden) -> Result<(), GoldenError> {
-    let cancel = Cancel::default();
-    let dimension = encoder.dimension();
-    let compare = |input: String, expected: &[f32], result: Result<Vec<Embedding>, EmbedError>| {
-        let embed = |source: EmbedError| GoldenError::Embed { input: input.clone(), source: Box::new(source) };
-        let got = result.map_err(embed)?;
-        let expected = Embedding::from_row(expected, dimension)
-            .map_err(|error| GoldenError::Content(format!("states a wrong embedding for {input}: {error}")))?;
-        let distance = got[0].cosine_distance(&expected);
-        // Written so that NaN fails too.
-        if distance <= golden.tolerance {
-            Ok(())
-        } else {
-            Err(GoldenError::Distance { input, distance, tolerance: golden.tolerance })
-        }
-    };
-    for GoldenText { input, embedding } in &golden.texts {
-        compare(format!("{input:?}"), embedding, encoder.embed_texts(&[input], &cancel))?;
-    }
-    for GoldenSpeech { generator, embedding } in &golden.speech {
-        let Generator::Harmonic { hz, seconds, .. } = generator;
-        let input = format!("harmonic {hz} Hz, {seconds} s");
-        let clip = Waveform::new(waveform(generator), GENERATOR_RATE)
-            .map_err(|error| GoldenError::Content(format!("generates no usable clip: {error}")))?;
-        compare(input, embedding, encoder.embed_speech(&[clip], &cancel))?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

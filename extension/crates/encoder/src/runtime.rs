@@ -15,54 +15,15 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{RunOptions, Session, SessionInputValue};
 use ort::value::Tensor;
 
-use crate::backend::{Backend, Batch, Cancel, RunError};
+use crate::backend::{Backend, Batch, Cancel, RunError, Towers};
 use crate::bundle::{Bundle, SPEECH_FILE, TEXT_FILE};
 use crate::device::{Device, DeviceOptions, Precision, Provider};
 use crate::embedding::Embedding;
-use crate::encoder::{LoadError, Towers};
+use crate::error::{LoadError, RuntimeError};
 use crate::half;
 
 /// All fusions: weight-only int8 is written as Cast and Mul on constants, which this folds at load.
 const OPTIMISATION: GraphOptimizationLevel = GraphOptimizationLevel::All;
-
-/// The oldest ONNX Runtime whose C interface is the one called here; `ort`'s feature `api-24` says the same.
-pub const MINIMUM_VERSION: &str = "1.24";
-
-/// Why ONNX Runtime cannot be used.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum RuntimeError {
-    /// No file there.
-    #[error(
-        "ONNX Runtime's library {path} is missing; install ONNX Runtime {MINIMUM_VERSION} or newer \
-         (libonnxruntime.so, as in the onnxruntime wheel of PyPI) and set its path"
-    )]
-    Missing {
-        /// As given.
-        path: PathBuf,
-    },
-    /// A file, but not a usable library.
-    #[error("{path} is not a usable ONNX Runtime library: {reason}; install ONNX Runtime {MINIMUM_VERSION} or newer")]
-    Unusable {
-        /// As given.
-        path: PathBuf,
-        /// The loader's message.
-        reason: String,
-    },
-    /// Another library is loaded already; a process has one.
-    #[error("{path} was asked for, but {loaded} is loaded already")]
-    AlreadyLoaded {
-        /// As given now.
-        path: PathBuf,
-        /// As given before.
-        loaded: PathBuf,
-    },
-    /// No GPU can be used, where one was asked for by name.
-    #[error("CUDA cannot be used: {reason}")]
-    NoCuda {
-        /// ONNX Runtime's message, or what it lacks.
-        reason: String,
-    },
-}
 
 /// ONNX Runtime, loaded. Clones share it; a process can have only one.
 #[derive(Clone)]

@@ -1,7 +1,7 @@
 //! What a calibration found out, as searches look it up: between the targets, ranks and classes of queries it was made for.
 
 use crate::page::{CLASSES, Meta, RANKS, TARGETS};
-use crate::surprise::between_classes;
+use crate::surprise::{between_classes, mix};
 
 /// For one target: how many missing rows a search may expect when it stops.
 #[derive(Debug, Clone, Copy)]
@@ -54,10 +54,6 @@ fn between_ranks(rank: u64, known: impl Fn(usize) -> f32) -> f32 {
     }
     let (low, high) = (RANKS[place - 1] as f32, RANKS[place] as f32);
     mix(known(place - 1), known(place), (rank as f32 / low).ln() / (high / low).ln())
-}
-
-pub(crate) fn mix(a: f32, b: f32, t: f32) -> f32 {
-    a * (1.0 - t) + b * t
 }
 
 #[cfg(test)]

@@ -3,89 +3,21 @@
 //! Rows are read twice: once for a sample, once to be coded. Coding is done in batches by a few threads; the lists of a
 //! batch's rows are gathered in memory and written in runs, so that the pages of a list lie together.
 
-use esr_vector::Metric;
 use rand::Rng;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::calibrate;
 use crate::chain;
-use crate::insert::Key;
+use crate::key::Key;
 use crate::load::{Loaded, Loader};
+use crate::options::BuildOptions;
 use crate::page::{self, FIRST_LIST, Kind, META_BLOCK, Meta, PageHeader};
+use crate::progress::{Phase, Progress, Silent};
 use crate::store::{Edit, NO_BLOCK, PageStore, RowId, StoreError};
 use crate::structure::{self, metric_number};
+use crate::table::RowSource;
 use crate::train::{self, Trained};
-
-/// What an index should be like.
-#[derive(Debug, Clone, Copy)]
-pub struct BuildOptions {
-    /// Which distance it ranks by.
-    pub metric: Metric,
-    /// Elements of its vectors.
-    pub dimension: u32,
-    /// Lists; 0 lets the number of rows decide.
-    pub lists: u32,
-    /// Where the axes of codes and centroids come from.
-    pub axes: Axes,
-    /// Threads for arithmetic.
-    pub threads: usize,
-    /// Bytes of memory for the sample and for rows that wait to be written.
-    pub memory_bytes: usize,
-    /// The same rows and the same seed give the same index.
-    pub seed: u64,
-}
-
-/// Along which directions rows are coded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Axes {
-    /// The principal components of a sample.
-    Learned,
-    /// A random rotation, which knows nothing of the rows; for measuring what learning brings.
-    Random,
-}
-
-/// Most lists an index may be given.
-pub const MAX_LISTS: u32 = 262_144;
-
-/// The rows of a table: read once in part, to learn from them, and once whole.
-pub trait RowSource {
-    /// About how many rows there are.
-    fn estimated_rows(&self) -> u64;
-
-    /// Shows every row.
-    fn scan(&mut self, each: &mut dyn FnMut(RowId, Key<'_>));
-
-    /// Shows rows to learn from: at least `wanted` of them, chosen without regard to what they hold, or all there are.
-    fn sample(&mut self, wanted: u64, each: &mut dyn FnMut(RowId, Key<'_>)) {
-        let _ = wanted;
-        self.scan(each);
-    }
-}
-
-/// What a build is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// Reading rows for the sample.
-    Sampling,
-    /// Learning directions and codes.
-    Training,
-    /// Finding centroids.
-    Clustering,
-    /// Reading, coding and writing rows.
-    Loading,
-    /// Finding out how many lists a recall takes.
-    Calibrating,
-}
-
-/// Whoever wants to know how far a build is.
-pub trait Progress {
-    /// A phase begins that has `total` units (rows), 0 if that is not known.
-    fn phase(&mut self, phase: Phase, total: u64);
-
-    /// So many units of it are done.
-    fn done(&mut self, units: u64);
-}
 
 /// A build's result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,11 +26,6 @@ pub struct BuildReport {
     pub rows: u64,
     /// Lists with a centroid.
     pub lists: u32,
-}
-
-/// Lists for a number of rows: reading centroids and reading rows then cost about the same.
-pub fn default_lists(rows: u64) -> u32 {
-    ((2.0 * (rows as f64).sqrt()).round() as u32).clamp(1, (rows / 32).clamp(1, u64::from(MAX_LISTS)) as u32)
 }
 
 /// Builds an index into an empty store.
@@ -302,13 +229,4 @@ impl RowSource for NoRows {
     }
 
     fn scan(&mut self, _: &mut dyn FnMut(RowId, Key<'_>)) {}
-}
-
-/// Progress that nobody wants to see.
-pub struct Silent;
-
-impl Progress for Silent {
-    fn phase(&mut self, _: Phase, _: u64) {}
-
-    fn done(&mut self, _: u64) {}
 }

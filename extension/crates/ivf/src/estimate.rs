@@ -4,9 +4,10 @@
 //! nearest row has the largest.
 
 use crate::confidence::ListScore;
+use crate::margins::error_of_codes;
 use crate::page::FIRST_LIST;
-use crate::quantiser::{ByteTables, Quantiser};
-use crate::rotation::Rotation;
+use crate::quantiser::ByteTables;
+use crate::rotation::weighted;
 use crate::store::NO_BLOCK;
 use crate::structure::Structure;
 use crate::surprise::AllRows;
@@ -58,15 +59,4 @@ impl Estimator {
     pub fn lists_from(&self, structure: &Structure, first: u32) -> Vec<ListScore> {
         structure.score_lists(first, &self.rotated, self.base, self.deviation)
     }
-}
-
-/// Variance of the difference between a row's product with a query and the same product with what its code stands for; the
-/// query is rotated, `outside` its squared length in the directions left out.
-pub fn error_of_codes(rotation: &Rotation, quantiser: &Quantiser, rotated: &[f32], outside: f32) -> f32 {
-    weighted(rotated, quantiser.errors()) + outside * rotation.left_out_each()
-}
-
-/// Variance along a rotated direction, given that along each axis.
-pub fn weighted(rotated: &[f32], weights: &[f32]) -> f32 {
-    rotated.iter().zip(weights).map(|(q, weight)| q * q * weight).sum()
 }

@@ -2,18 +2,10 @@
 
 use crate::block::{self, Arrival, Layout, StoredRow};
 use crate::chain;
+use crate::key::Key;
 use crate::page::{self, Kind, ListHeader, NULL_LIST, UNRANKED_LIST};
 use crate::store::{BlockNumber, Edit, PageStore, RowId, StoreError};
 use crate::structure::Structure;
-
-/// What a row holds in the indexed column.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Key<'a> {
-    /// NULL: found after all others.
-    Null,
-    /// A vector of the index's dimension.
-    Vector(&'a [f32]),
-}
 
 /// How an insertion went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -20,13 +20,16 @@ pub mod confidence;
 pub mod estimate;
 pub mod insert;
 pub mod k_means;
+pub mod key;
 pub mod list;
 pub mod load;
 pub mod maintain;
 pub mod margins;
 pub mod memory;
+pub mod options;
 pub mod page;
 pub mod parallel;
+pub mod progress;
 pub mod quantiser;
 mod random;
 pub mod retrain;
@@ -37,6 +40,7 @@ pub mod store;
 pub mod structure;
 pub mod summary;
 pub mod surprise;
+pub mod table;
 pub mod tag;
 pub mod train;
 pub mod trial;
@@ -45,16 +49,18 @@ pub mod vacuum;
 #[cfg(test)]
 mod testing;
 
-pub use build::{
-    Axes, BuildOptions, BuildReport, MAX_LISTS, Phase, Progress, RowSource, Silent, build, build_empty, default_lists,
-};
+pub use build::{BuildReport, build, build_empty};
 pub use check::{CheckReport, check};
-pub use insert::{Inserted, Key, insert};
-pub use maintain::{MaintainReport, TableVectors, maintain};
+pub use insert::{Inserted, insert};
+pub use key::Key;
+pub use maintain::{MaintainReport, maintain};
+pub use options::{Axes, BuildOptions, MAX_LISTS, default_lists};
+pub use progress::{Phase, Progress, Silent};
 pub use search::{DEFAULT_TARGET_RECALL, Neighbor, Search, SearchCounters, SearchOptions};
 pub use store::{Edit, ExactVectors, PageStore, RowId, StoreError};
 pub use structure::{Structure, current};
 pub use summary::{Estimate, Summary, summary};
+pub use table::{RowSource, TableVectors};
 pub use tag::set_tag;
 pub use vacuum::{VacuumReport, bulk_delete};
 

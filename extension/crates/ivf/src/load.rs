@@ -1,9 +1,9 @@
 //! Codes rows by the batch and writes them to the pages of their lists in runs.
 
 use crate::block::{self, Arrival, Layout, StoredRow};
-use crate::build::BuildOptions;
-use crate::insert::Key;
 use crate::k_means;
+use crate::key::Key;
+use crate::options::BuildOptions;
 use crate::page::{self, FIRST_LIST, ListEntry, ListHeader, NULL_LIST, UNRANKED_LIST};
 use crate::parallel;
 use crate::store::{BlockNumber, CONTENT_BYTES, Edit, NO_BLOCK, PageStore, RowId, StoreError};

@@ -5,23 +5,18 @@
 
 use zerocopy::FromBytes;
 
-use crate::build::{BuildOptions, default_lists};
 use crate::calibrate;
 use crate::chain;
 use crate::compact;
 use crate::list;
+use crate::options::{BuildOptions, default_lists};
 use crate::page::{self, FIRST_LIST, Kind, ListEntry};
 use crate::retrain;
 use crate::split;
-use crate::store::{Edit, NO_BLOCK, PageStore, RowId, StoreError};
+use crate::store::{Edit, NO_BLOCK, PageStore, StoreError};
 use crate::structure::{Structure, current};
+use crate::table::TableVectors;
 use crate::train::MIN_TRAINING_ROWS;
-
-/// The rows of the table, for a training that vacuum makes up for.
-pub trait TableVectors {
-    /// Puts the vector of a row into `into`; `false` if the row is gone or has none.
-    fn vector(&mut self, row: RowId, into: &mut Vec<f32>) -> bool;
-}
 
 /// What was done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -10,13 +10,12 @@ use serde::{Deserialize, Serialize};
 use esr_vector::Metric;
 
 use crate::allowance;
-use crate::build::BuildOptions;
-use crate::estimate::error_of_codes;
+use crate::options::BuildOptions;
 use crate::page::{CLASSES, TARGETS};
 use crate::parallel;
 use crate::quantiser::Quantiser;
-use crate::rotation::Rotation;
-use crate::surprise::{self, AllRows, between_classes};
+use crate::rotation::{Rotation, weighted};
+use crate::surprise::{self, AllRows, between_classes, mix};
 use crate::trial::{self, Kind};
 
 /// Queries of all kinds.
@@ -52,7 +51,7 @@ impl Margins {
     pub fn at(&self, missed: f64, surprise: f32) -> f32 {
         let (column, across) = allowance::column(1.0 - missed);
         let at = |column: usize| between_classes(&self.surprises, &self.quantiles[column], surprise);
-        allowance::mix(at(column - 1), at(column), across)
+        mix(at(column - 1), at(column), across)
     }
 }
 
@@ -111,6 +110,12 @@ pub fn measure(
         }
     }
     Margins { surprises, quantiles }
+}
+
+/// Variance of the difference between a row's product with a query and the same product with what its code stands for; the
+/// query is rotated, `outside` its squared length in the directions left out.
+pub fn error_of_codes(rotation: &Rotation, quantiser: &Quantiser, rotated: &[f32], outside: f32) -> f32 {
+    weighted(rotated, quantiser.errors()) + outside * rotation.left_out_each()
 }
 
 /// A query with what is known of it before any row is looked at.
@@ -186,7 +191,7 @@ fn shortfalls(
 mod tests {
     use super::*;
     use crate::block::Layout;
-    use crate::build::Axes;
+    use crate::options::Axes;
     use crate::random::normal;
 
     /// A cloud without clusters whose directions vary less and less, on the unit sphere.

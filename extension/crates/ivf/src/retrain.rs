@@ -6,15 +6,18 @@
 use std::collections::HashSet;
 
 use crate::block;
-use crate::build::{self, BuildOptions, RowSource, Silent};
+use crate::build;
 use crate::calibrate;
 use crate::chain;
-use crate::insert::{Key, code, put_in_list};
+use crate::insert::{code, put_in_list};
+use crate::key::Key;
 use crate::list;
-use crate::maintain::TableVectors;
+use crate::options::BuildOptions;
 use crate::page::{FIRST_LIST, Kind, NULL_LIST};
+use crate::progress::Silent;
 use crate::store::{PageStore, RowId, StoreError};
 use crate::structure::{Structure, current};
+use crate::table::{RowSource, TableVectors};
 use crate::train;
 
 /// Trains an index anew; `false` if there is too little to learn from.

@@ -196,6 +196,11 @@ fn leading_axes(centred: &ArrayView2<'_, f32>, seed: u64) -> (Vec<f32>, Vec<f32>
     (axes, order.iter().map(|&i| eigen.eigenvalues[i].max(0.0)).collect())
 }
 
+/// Variance along a rotated direction, given that along each axis.
+pub fn weighted(rotated: &[f32], weights: &[f32]) -> f32 {
+    rotated.iter().zip(weights).map(|(q, weight)| q * q * weight).sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,12 +6,13 @@
 use zerocopy::FromBytes;
 
 use crate::block::{self, Arrival};
-use crate::build::{BuildOptions, write_entry};
+use crate::build::write_entry;
 use crate::chain;
 use crate::compact::bump_version;
 use crate::insert::move_to_second;
 use crate::k_means;
 use crate::list;
+use crate::options::BuildOptions;
 use crate::page::{self, Kind, ListEntry, ListHeader, META_BLOCK, Meta, PageHeader};
 use crate::store::{BlockNumber, Edit, NO_BLOCK, PageStore, RowId, StoreError};
 use crate::structure::{Structure, current};

@@ -6,10 +6,8 @@
 
 use esr_vector::Metric;
 
-use crate::allowance::mix;
-use crate::estimate::weighted;
 use crate::page::CLASSES;
-use crate::rotation::Rotation;
+use crate::rotation::{Rotation, weighted};
 
 /// The scores of all rows against one query, taken as normal.
 #[derive(Debug, Clone, Copy)]
@@ -89,6 +87,11 @@ fn log_upper_tail(z: f32) -> f32 {
     let log_density = -0.5 * x * x - 0.5 * std::f32::consts::TAU.ln();
     let log = (log_density - ((1.0 - A) * x + A * (x * x + B).sqrt()).ln()) * std::f32::consts::LOG10_E;
     if z >= 0.0 { log } else { (1.0 - 10f32.powf(log)).log10() }
+}
+
+/// Between `a` and `b`, at share `t` of the way.
+pub(crate) fn mix(a: f32, b: f32, t: f32) -> f32 {
+    a * (1.0 - t) + b * t
 }
 
 #[cfg(test)]

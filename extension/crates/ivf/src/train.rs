@@ -8,9 +8,10 @@ use rand_chacha::ChaCha8Rng;
 use esr_vector::Metric;
 
 use crate::block::Layout;
-use crate::build::{Axes, BuildOptions, MAX_LISTS, Phase, Progress, default_lists};
 use crate::k_means;
 use crate::margins::{self, Margins};
+use crate::options::{Axes, BuildOptions, MAX_LISTS, default_lists};
+use crate::progress::{Phase, Progress};
 use crate::quantiser::Quantiser;
 use crate::random::some_rows;
 use crate::rotation::Rotation;

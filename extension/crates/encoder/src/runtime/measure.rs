@@ -8,7 +8,7 @@ use super::{Runtime, commit};
 use crate::backend::{Batch, RunError};
 use crate::bundle::{Bundle, SPEECH_FILE, TEXT_FILE};
 use crate::device::{Device, Precision};
-use crate::encoder::LoadError;
+use crate::error::LoadError;
 use crate::operations::{CHAIN_OUTPUT, Counted, cost, counted, product_chain};
 
 /// Width and number of the products by which a device is judged: enough for it to do nothing else.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::encoder::Encoder;
-use crate::golden::{self, GENERATOR_RATE, Generator, Golden, waveform};
+use crate::golden::{GENERATOR_RATE, Generator, Golden, waveform};
 use esr_audio::Waveform;
 
 fn bundle() -> Bundle {
@@ -26,7 +26,7 @@ fn products_of_16_bit_factors_meet_the_golden_vectors_and_are_not_quite_the_same
     let load =
         |precision| Encoder::with_towers(&bundle, runtime.towers_in(&bundle, Device::Cpu, precision).unwrap()).unwrap();
     let (mut whole, mut half) = (load(Precision::Float32), load(Precision::Float16));
-    golden::check(&mut half, &Golden::parse(bundle.required(crate::bundle::GOLDEN_FILE)).unwrap()).unwrap();
+    half.check(&Golden::parse(bundle.required(crate::bundle::GOLDEN_FILE)).unwrap()).unwrap();
     let clip = |(hz, seconds): (f64, f64)| {
         Waveform::new(waveform(&Generator::Harmonic { hz, seconds, seed: 3 }), GENERATOR_RATE).unwrap()
     };

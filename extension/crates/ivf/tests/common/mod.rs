@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use esr_ivf::build::{Axes, BuildOptions, RowSource, Silent};
 use esr_ivf::memory::MemoryStore;
 use esr_ivf::structure::normalised;
+use esr_ivf::{Axes, BuildOptions, RowSource, Silent};
 use esr_ivf::{ExactVectors, Key, RowId, Search, SearchOptions, TableVectors, current};
 use esr_vector::Metric;
 use esr_vector::metric::distance;
