@@ -63,6 +63,9 @@ pub fn prepare(folder: &Path) -> Result<Vec<Clip>> {
         let make = |voice: &str, text: &str, file: &Path| {
             let mut command = Command::new("espeak-ng");
             command.args(["-v", voice]).args(&kind.options).arg("-w").arg(file).arg(text);
+            // It calls on PulseAudio's library though it plays nothing, and that writes into a new home's folders and draws from
+            // the generator of the whispers' noise, which then sound another way.
+            command.env("PULSE_SERVER", "unix:/nonexistent");
             command
         };
         clips.extend(synthesise(kind, &list.sentences, first, &dataset("espeak-ng")?, folder, make));
