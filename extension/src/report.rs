@@ -1,5 +1,5 @@
-//! What the supervisor tells the backends about the embedder: a few lines in the lock file. Pure, but for one read and one
-//! write of a file.
+//! What the supervisor tells the backends about the embedder: a few lines in the lock file. Pure, but for opening,
+//! reading and writing that file.
 //!
 //! There is no shared memory to use: that can only be reserved when the library is preloaded, which a newcomer has not
 //! done.
