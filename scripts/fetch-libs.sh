@@ -38,7 +38,8 @@ fetch_onnxruntime() {
         rm -rf "$work"
     fi
     # The name by which programs find it when nobody tells them a path.
-    ln -sfn "libonnxruntime.so.$ort_version" "$target/libonnxruntime.so"
+    [ "$target/libonnxruntime.so" -ef "$target/libonnxruntime.so.$ort_version" ] ||
+        ln -sfn "libonnxruntime.so.$ort_version" "$target/libonnxruntime.so"
     echo "ORT_DYLIB_PATH=$target/libonnxruntime.so.$ort_version"
 }
 

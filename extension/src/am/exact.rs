@@ -20,7 +20,7 @@ use super::heap_rows::HeapRows;
 use super::pg_missing;
 use super::relation::{Index, item_pointer};
 use crate::datum;
-use crate::error::SqlError;
+use crate::error::{SqlError, or_raise};
 use crate::vector::{Vector, VectorError};
 
 /// Where the indexed value of a row is found.
@@ -170,10 +170,7 @@ impl TableVectors {
             },
             None => read(scratch, self.fetch(row, snapshot)?, show),
         };
-        match shown {
-            Ok(shown) => Some(shown),
-            Err(error) => SqlError::from(error).raise(),
-        }
+        Some(or_raise(shown))
     }
 }
 
@@ -272,9 +269,7 @@ impl esr_ivf::TableVectors for TableVectors {
             into.extend_from_slice(vector.elements);
             Ok(())
         });
-        match copied {
-            Ok(()) => true,
-            Err(error) => SqlError::from(error).raise(),
-        }
+        or_raise(copied);
+        true
     }
 }

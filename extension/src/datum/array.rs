@@ -49,41 +49,25 @@ impl Element for f64 {
     }
 }
 
+/// An element of variable length; `TYPE` is the number of its type.
+pub struct Varlena<const TYPE: u32>(Datum);
+
 /// Text in the server's encoding; [`to_utf8`](super::to_utf8) reads it.
-pub struct ServerText(Datum);
+pub type ServerText = Varlena<{ pg_sys::TEXTOID.to_u32() }>;
 
-impl ServerText {
-    /// Its bytes.
-    pub fn bytes(&self) -> &[u8] {
-        // SAFETY: built only by `from_datum`, from an element of a text array that outlives the call.
-        unsafe { bytes(self.0) }
-    }
-}
+/// One `bytea`.
+pub type Bytes = Varlena<{ pg_sys::BYTEAOID.to_u32() }>;
 
-impl Element for ServerText {
-    const TYPE: pg_sys::Oid = pg_sys::TEXTOID;
-    const LENGTH: i16 = -1;
-    const BY_VALUE: bool = false;
-    const ALIGNMENT: c_char = pg_sys::TYPALIGN_INT as c_char;
-
-    unsafe fn from_datum(datum: Datum) -> Self {
-        Self(datum)
-    }
-}
-
-/// One `bytea` of an array.
-pub struct Bytes(Datum);
-
-impl Bytes {
+impl<const TYPE: u32> Varlena<TYPE> {
     /// Its bytes, fetched from wherever the row holds them.
     pub fn bytes(&self) -> &[u8] {
-        // SAFETY: built only by `from_datum`, from an element of a bytea array that outlives the call.
+        // SAFETY: built only by `from_datum`, from an element of an array of this type that outlives the call.
         unsafe { bytes(self.0) }
     }
 }
 
-impl Element for Bytes {
-    const TYPE: pg_sys::Oid = pg_sys::BYTEAOID;
+impl<const TYPE: u32> Element for Varlena<TYPE> {
+    const TYPE: pg_sys::Oid = pg_sys::Oid::from_u32(TYPE);
     const LENGTH: i16 = -1;
     const BY_VALUE: bool = false;
     const ALIGNMENT: c_char = pg_sys::TYPALIGN_INT as c_char;

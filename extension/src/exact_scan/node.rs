@@ -20,7 +20,7 @@ use super::nearest::Nearest;
 use super::order::pointers;
 use super::rows::{self, Rows};
 use crate::datum;
-use crate::error::SqlError;
+use crate::error::{SqlError, or_raise};
 use crate::vector::{OwnedVector, VectorError, same_space};
 
 static SCAN: Static<pg_sys::CustomScanMethods> =
@@ -202,10 +202,7 @@ impl Search {
                 let query = query.get_or_insert_with(|| self.evaluate_query(context));
                 let value = row.column(descriptor, self.details.column);
                 let distance = match (value, query) {
-                    (Some(value), Some(query)) => {
-                        let distance = self.distance(value, query, measure, context);
-                        Some(distance.unwrap_or_else(|error| SqlError::from(error).raise()))
-                    }
+                    (Some(value), Some(query)) => Some(or_raise(self.distance(value, query, measure, context))),
                     _ => None,
                 };
                 nearest.offer(distance, row.id());
@@ -236,7 +233,7 @@ impl Search {
         unsafe {
             let value = evaluate(self.query, context)?;
             let vector = datum::vector(value).and_then(|vector| OwnedVector::new(vector.tag, vector.elements.to_vec()));
-            Some(vector.unwrap_or_else(|error| SqlError::from(error).raise()))
+            Some(or_raise(vector))
         }
     }
 

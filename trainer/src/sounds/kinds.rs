@@ -28,7 +28,7 @@ impl Mouth<'_> {
             let seconds = self.draw(0.12, 0.35);
             let mut source = self.noise(seconds);
             let voice = self.voice(seconds, rough, |t| hertz * (1.1 - 0.4 * t));
-            source.iter_mut().zip(voice).for_each(|(s, v)| *s += voiced * 2.0 * v);
+            add(&mut source, &voice, voiced * 2.0);
             let piece = self.through(&source, OPEN, MIDDLE);
             self.say(piece, 1.3, 0.02, 0.35);
             self.pause(0.08, 0.5);
@@ -41,7 +41,7 @@ impl Mouth<'_> {
             let mut source = self.voice(seconds, rough, |t| hertz * (1.0 + 0.2 * t));
             let noise = self.noise(seconds);
             let breathy = self.draw(0.2, 0.9);
-            source.iter_mut().zip(noise).for_each(|(s, n)| *s += breathy * n);
+            add(&mut source, &noise, breathy);
             let piece = self.through(&source, MIDDLE, CLOSED);
             self.say(piece, 1.0, 0.1, 0.9);
             self.pause(0.05, 0.35);
@@ -55,7 +55,7 @@ impl Mouth<'_> {
                 let hertz = self.draw(180.0, 380.0);
                 let mut source = self.noise(seconds);
                 let voice = self.voice(seconds, 0.2, |t| hertz * (1.0 + 0.3 * t));
-                source.iter_mut().zip(voice).for_each(|(s, v)| *s += 0.5 * v);
+                add(&mut source, &voice, 0.5);
                 let piece = self.through(&source, MIDDLE, OPEN);
                 self.say(piece, 0.35, 0.8, 0.5);
                 self.pause(0.02, 0.15);
@@ -67,7 +67,7 @@ impl Mouth<'_> {
             let (seconds, hertz) = (self.draw(0.1, 0.4), self.draw(150.0, 420.0));
             let mut source = self.voice(seconds, 0.3, |t| hertz * (1.2 - 0.5 * t));
             let noise = self.noise(seconds);
-            source.iter_mut().zip(noise).for_each(|(s, n)| *s += 0.6 * n);
+            add(&mut source, &noise, 0.6);
             let piece = self.through(&source, SPREAD, ROUND);
             self.say(piece, 1.2, 0.03, 0.4);
             self.pause(0.1, 0.5);
@@ -79,7 +79,7 @@ impl Mouth<'_> {
             let (seconds, flutter, depth) = (self.draw(0.35, 1.2), self.draw(18.0, 75.0), self.draw(0.2, 1.0));
             let mut source = self.noise(seconds);
             let gate = self.voice(seconds, 0.8, |t| flutter * (1.0 - 0.3 * t));
-            source.iter_mut().zip(gate).for_each(|(s, g)| *s *= 1.0 - depth * (0.5 + 0.5 * g));
+            chop(&mut source, &gate, depth);
             let nose = ([self.draw(250.0, 500.0), self.draw(900.0, 1500.0), self.draw(2000.0, 3400.0)], [0.9, 0.8]);
             let piece = self.through(&source, nose, nose);
             self.say(piece, 1.0, 0.15, 1.2);
@@ -95,7 +95,7 @@ impl Mouth<'_> {
             self.pause(0.0, 0.06);
             let mut source = self.noise(seconds);
             let voice = self.voice(seconds, 0.3, |t| 210.0 - 50.0 * t);
-            source.iter_mut().zip(voice).for_each(|(s, v)| *s += voiced * v);
+            add(&mut source, &voice, voiced);
             let piece = self.through(&source, OPEN, MIDDLE);
             self.say(piece, loud, 0.25, 0.5);
             self.pause(0.0, 0.08);
@@ -123,7 +123,7 @@ impl Mouth<'_> {
         let (seconds, hertz, breathy) = (self.draw(0.8, 2.0), self.draw(150.0, 380.0), self.draw(0.2, 1.5));
         let mut source = self.voice(seconds, 0.1, |t| hertz * (0.9 + 0.5 * t - 0.95 * t * t));
         let noise = self.noise(seconds);
-        source.iter_mut().zip(noise).for_each(|(s, n)| *s += breathy * n);
+        add(&mut source, &noise, breathy);
         let piece = self.through(&source, OPEN, ROUND);
         self.say(piece, 0.9, 0.3, 0.5);
     }
@@ -135,7 +135,7 @@ impl Mouth<'_> {
                 self.voice(seconds, 0.15, |t| hertz * (1.0 + bend * t + 0.15 * (t * std::f32::consts::PI).sin()));
             let noise = self.noise(seconds);
             let breathy = self.draw(0.0, 0.4);
-            source.iter_mut().zip(noise).for_each(|(s, n)| *s += breathy * n);
+            add(&mut source, &noise, breathy);
             let shapes = [CLOSED, ROUND, MIDDLE, OPEN];
             let (from, to) = (shapes[self.random.random_range(0..3)], shapes[self.random.random_range(0..4)]);
             let piece = self.through(&source, from, to);
@@ -153,7 +153,7 @@ impl Mouth<'_> {
                     hertz * (1.15 - 0.35 * t) * (1.0 + shake * (t * seconds * wobble * std::f32::consts::TAU).sin())
                 });
                 let noise = self.noise(seconds);
-                source.iter_mut().zip(noise).for_each(|(s, n)| *s += 0.3 * n);
+                add(&mut source, &noise, 0.3);
                 let piece = self.through(&source, OPEN, MIDDLE);
                 self.say(piece, 0.9, 0.1, 0.7);
                 self.pause(0.02, 0.12);
@@ -213,7 +213,7 @@ impl Mouth<'_> {
             let mut piece = self.noise(seconds);
             // Teeth stick and slip.
             let slips = self.voice(seconds, 1.0, |t| stick * (0.8 + 0.4 * t));
-            piece.iter_mut().zip(slips).for_each(|(s, g)| *s *= 1.0 - depth * (0.5 + 0.5 * g));
+            chop(&mut piece, &slips, depth);
             augment::filter(&mut piece, low, true);
             augment::filter(&mut piece, high, false);
             let loud = self.draw(0.5, 1.0);
@@ -221,4 +221,14 @@ impl Mouth<'_> {
             self.pause(0.02, 0.3);
         }
     }
+}
+
+/// Adds one source to another.
+fn add(source: &mut [f32], other: &[f32], gain: f32) {
+    source.iter_mut().zip(other).for_each(|(s, o)| *s += gain * o);
+}
+
+/// Lets pulses (-1 to 1) take up to `depth` of a sound away.
+fn chop(sound: &mut [f32], pulses: &[f32], depth: f32) {
+    sound.iter_mut().zip(pulses).for_each(|(s, p)| *s *= 1.0 - depth * (0.5 + 0.5 * p));
 }

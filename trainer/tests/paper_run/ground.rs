@@ -1,15 +1,13 @@
 //! What the runs stand on: miniature networks, corpora of generated sounds, prompts, and configurations that name them.
 
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 
-use esr_trainer::checkpoint::Checkpoint;
 use esr_trainer::finetune::config::Finetune;
 use esr_trainer::weights::read_tensors;
 use tch::Tensor;
 
-/// libtorch has one random generator per process: tests that train must not draw from it at the same time.
-static GENERATOR: Mutex<()> = Mutex::new(());
+use crate::runs::{alone, write_tones};
 
 pub const SPEECH: [(&str, &str); 2] = [("wavlm", "wavlm"), ("emotion2vec", "emotion2vec")];
 pub const TEXT: [(&str, &str); 4] =
@@ -92,26 +90,9 @@ fn sound(style: &str) -> (f32, f32) {
 
 /// A WAV file with the sound of a style on each channel; a voice is a little higher or lower than another.
 fn write_wav(file: &Path, rate: u32, seconds: f32, styles: &[&str], voice: usize) {
-    let format = hound::WavSpec {
-        channels: styles.len() as u16,
-        sample_rate: rate,
-        bits_per_sample: 16,
-        sample_format: hound::SampleFormat::Int,
-    };
     std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-    let mut writer = hound::WavWriter::create(file, format).unwrap();
-    let mut state = voice as u32 + 1;
-    for n in 0..(seconds * rate as f32) as usize {
-        for style in styles {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            let random = (state >> 8) as f32 / (1 << 23) as f32 - 1.0;
-            let (hertz, noise) = sound(style);
-            let pitch = hertz * (1.0 + 0.02 * voice as f32);
-            let tone = (n as f32 / rate as f32 * pitch * std::f32::consts::TAU).sin();
-            writer.write_sample(((tone * 0.4 + random * noise) * 12_000.0) as i16).unwrap();
-        }
-    }
-    writer.finalize().unwrap();
+    let channels: Vec<(f32, f32)> = styles.iter().map(|style| sound(style)).collect();
+    write_tones(file, rate, (seconds * rate as f32) as usize, &channels, voice, &mut (voice as u32 + 1));
 }
 
 /// Corpora with manifests, by speakers who are for training, choosing and testing.
@@ -240,16 +221,10 @@ pub fn single(root: &Path, speech: &str, text: &str, work: &str) -> Finetune {
 
 /// A folder with weights and corpora, and the right to draw random numbers.
 pub fn ground(takes: usize) -> (MutexGuard<'static, ()>, tempfile::TempDir) {
-    let alone = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
-    tch::set_num_threads(1);
+    let alone = alone();
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(folder.path().join("weights")).unwrap();
     write_weights(&folder.path().join("weights"));
     write_corpora(folder.path(), takes);
     (alone, folder)
-}
-
-pub fn weights_of(config: &Finetune) -> Vec<(String, Vec<f32>)> {
-    let best = Checkpoint::load(&config.data.work, None).unwrap().unwrap().best();
-    best.into_iter().map(|(k, t)| (k, Vec::try_from(t.flatten(0, -1)).unwrap())).collect()
 }

@@ -2,6 +2,8 @@
 //! all eight pairs and the ablations as one command, an interrupted run, a run that learns, a bundle that is served.
 
 mod ground;
+#[path = "../common/runs.rs"]
+mod runs;
 
 use esr_encoder::{Bundle, Cancel, Encoder, Runtime};
 use esr_trainer::data::Clip;
@@ -16,7 +18,8 @@ use esr_trainer::onnx::Precision;
 use esr_trainer::paper::{Plan, Run, run};
 use tch::{Device, Tensor};
 
-use ground::{SPEECH, TEXT, ground, miniature, single, weights_of, write_sets};
+use ground::{SPEECH, TEXT, ground, miniature, single, write_sets};
+use runs::weights_of;
 
 #[test]
 fn eight_pairs_and_the_ablations_in_one_command() {
@@ -91,7 +94,7 @@ fn an_interrupted_run_equals_an_unbroken_one() {
     // Threads don't change what is heard.
     whole.training.workers = 3;
     train(&whole, false, None).unwrap();
-    for ((name, a), (_, b)) in weights_of(&broken).iter().zip(&weights_of(&whole)) {
+    for ((name, a), (_, b)) in weights_of(&broken.data.work).iter().zip(&weights_of(&whole.data.work)) {
         assert!(a == b, "{name} differs between an interrupted and an unbroken run");
     }
     assert!(broken.data.work.join("epoch-2.safetensors").exists());

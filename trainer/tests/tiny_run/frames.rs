@@ -9,7 +9,8 @@ use esr_trainer::prepare::{Form, ensure_complete, prepare};
 use esr_trainer::prompts::Side;
 use esr_trainer::train::train;
 
-use crate::ground::{config, ground, weights_of};
+use crate::ground::{config, ground};
+use crate::runs::weights_of;
 
 #[test]
 fn blocks_are_trained_over_cached_frames() {
@@ -28,7 +29,7 @@ fn blocks_are_trained_over_cached_frames() {
     ensure_complete(&config, Form::Frames { layer: 1 }).unwrap();
     train(&config, false, None).unwrap();
     assert!(config.data.cache().join("attributes").exists(), "voices are measured once and kept");
-    let now = weights_of(&config);
+    let now = weights_of(&config.data.work);
     let moved = now
         .iter()
         .find(|(n, _)| n == "speech.encoder.blocks.1.mlp.0.weight")

@@ -1,14 +1,12 @@
 //! What the runs stand on: tiny random networks, a corpus of tones, prompts, and configurations that name them.
 
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 
-use esr_trainer::checkpoint::Checkpoint;
 use esr_trainer::config::Config;
 use tch::{Device, Kind, Tensor};
 
-/// libtorch has one random generator per process: tests that train must not draw from it at the same time.
-static GENERATOR: Mutex<()> = Mutex::new(());
+use crate::runs::{alone, write_tones};
 
 const STYLES: [(&str, f32, f32); 3] = [("calm", 120.0, 0.02), ("angry", 300.0, 0.3), ("whisper", 0.0, 0.1)];
 
@@ -137,21 +135,7 @@ fn write_corpus(root: &Path) {
         for (style, hertz, noise) in STYLES {
             for take in 0..3 {
                 let name = format!("s{speaker}_{style}_{take}.wav");
-                let format = hound::WavSpec {
-                    channels: 1,
-                    sample_rate: 16_000,
-                    bits_per_sample: 16,
-                    sample_format: hound::SampleFormat::Int,
-                };
-                let mut writer = hound::WavWriter::create(folder.join(&name), format).unwrap();
-                for n in 0..10_000 + 700 * take {
-                    state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                    let random = (state >> 8) as f32 / (1 << 23) as f32 - 1.0;
-                    let pitch = hertz * (1.0 + 0.02 * speaker as f32);
-                    let tone = (n as f32 / 16_000.0 * pitch * std::f32::consts::TAU).sin();
-                    writer.write_sample(((tone * 0.4 + random * noise) * 12_000.0) as i16).unwrap();
-                }
-                writer.finalize().unwrap();
+                write_tones(&folder.join(&name), 16_000, 10_000 + 700 * take, &[(hertz, noise)], speaker, &mut state);
                 manifest += &format!("{name},s{speaker},{style},,0.6,en,\n");
             }
         }
@@ -244,15 +228,9 @@ learn_temperature = true
     Config::read(&file).unwrap()
 }
 
-pub fn weights_of(config: &Config) -> Vec<(String, Vec<f32>)> {
-    let best = Checkpoint::load(&config.data.work, None).unwrap().unwrap().best();
-    best.into_iter().map(|(k, t)| (k, Vec::try_from(t.flatten(0, -1)).unwrap())).collect()
-}
-
 /// A folder with weights and a corpus, and the right to draw random numbers.
 pub fn ground() -> (MutexGuard<'static, ()>, tempfile::TempDir) {
-    let alone = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
-    tch::set_num_threads(1);
+    let alone = alone();
     let folder = tempfile::tempdir().unwrap();
     write_weights(folder.path());
     write_corpus(folder.path());

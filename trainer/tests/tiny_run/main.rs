@@ -4,5 +4,7 @@
 mod frames;
 mod ground;
 mod questions;
+#[path = "../common/runs.rs"]
+mod runs;
 mod waveforms;
 mod whole_path;

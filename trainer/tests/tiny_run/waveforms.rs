@@ -13,7 +13,8 @@ use esr_trainer::trained::trained;
 use esr_trainer::tune_text::tune_text;
 use tch::Tensor;
 
-use crate::ground::{config, ground, weights_of};
+use crate::ground::{config, ground};
+use crate::runs::weights_of;
 
 #[test]
 fn the_whole_encoder_is_trained_from_waveforms() {
@@ -48,7 +49,7 @@ fn the_whole_encoder_is_trained_from_waveforms() {
     let mut whole = run("whole", 0);
     whole.training.waveforms.as_mut().unwrap().workers = 3;
     train(&whole, false, None).unwrap();
-    for ((name, a), (_, b)) in weights_of(&broken).iter().zip(&weights_of(&whole)) {
+    for ((name, a), (_, b)) in weights_of(&broken.data.work).iter().zip(&weights_of(&whole.data.work)) {
         assert!(a == b, "{name} differs between an interrupted and an unbroken run");
     }
     let lines = std::fs::read_to_string(whole.data.work.join("metrics.jsonl")).unwrap();
@@ -63,7 +64,7 @@ fn the_whole_encoder_is_trained_from_waveforms() {
     let graph = whole.speech.tower.record_whole(whole.dimension);
     let start = esr_trainer::waveforms::start(&whole, &settings, &graph).unwrap();
     let flat = |t: &Tensor| Vec::<f32>::try_from(t.flatten(0, -1)).unwrap();
-    let now: std::collections::BTreeMap<String, Vec<f32>> = weights_of(&whole).into_iter().collect();
+    let now: std::collections::BTreeMap<String, Vec<f32>> = weights_of(&whole.data.work).into_iter().collect();
     for name in ["conv1.weight", "blocks.0.attn.query.weight", "blocks.1.mlp.0.weight", "positional_embedding"] {
         let name = format!("speech.encoder.{name}");
         let moved = flat(&start[&name]).iter().zip(&now[&name]).any(|(a, b)| (a - b).abs() > 1e-5);
@@ -88,8 +89,8 @@ fn the_whole_encoder_is_trained_from_waveforms() {
     assert_eq!(long[0].methods.len(), 1, "no baselines");
     let mean = run("mean", 0);
     soup(&mean, &[whole.data.work.clone(), other.data.work.clone()]).unwrap();
-    let theirs: std::collections::BTreeMap<String, Vec<f32>> = weights_of(&other).into_iter().collect();
-    for (name, values) in weights_of(&mean) {
+    let theirs: std::collections::BTreeMap<String, Vec<f32>> = weights_of(&other.data.work).into_iter().collect();
+    for (name, values) in weights_of(&mean.data.work) {
         let expected = now[&name].iter().zip(&theirs[&name]).map(|(a, b)| (a + b) / 2.0);
         assert!(values.iter().zip(expected).all(|(v, e)| (v - e).abs() < 1e-5), "{name}");
     }

@@ -16,7 +16,8 @@ use esr_trainer::trained::trained;
 use esr_trainer::tune_text::tune_text;
 use esr_trainer::weights::read_tensors;
 
-use crate::ground::{config, ground, weights_of};
+use crate::ground::{config, ground};
+use crate::runs::weights_of;
 
 #[test]
 fn the_whole_path_on_tiny_networks() {
@@ -38,7 +39,7 @@ fn the_whole_path_on_tiny_networks() {
     std::fs::create_dir_all(&whole.data.work).unwrap();
     std::fs::rename(broken.data.work.join("pooled"), whole.data.work.join("pooled")).unwrap();
     train(&whole, false, None).unwrap();
-    for ((name, a), (_, b)) in weights_of(&broken).iter().zip(&weights_of(&whole)) {
+    for ((name, a), (_, b)) in weights_of(&broken.data.work).iter().zip(&weights_of(&whole.data.work)) {
         assert!(a == b, "{name} differs between an interrupted and an unbroken run");
     }
     let lines = std::fs::read_to_string(broken.data.work.join("metrics.jsonl")).unwrap();

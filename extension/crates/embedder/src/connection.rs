@@ -4,13 +4,14 @@
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use esr_wire::{Failure, FailureKind, FrameError, PROTOCOL_VERSION, Request, RequestBody, ResponseBody};
+
 use crate::admission::ReadError;
 use crate::caller::{Caller, Stop};
 use crate::embed;
 use crate::failure::{failure, with_hint};
 use crate::shared::Shared;
 use crate::ticket::bell;
-use esr_wire::{Failure, FailureKind, FrameError, PROTOCOL_VERSION, Request, RequestBody, ResponseBody};
 
 /// How long a caller may leave its answer unread.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);

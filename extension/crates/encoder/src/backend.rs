@@ -135,6 +135,16 @@ impl Cancel {
     }
 }
 
+/// The two networks of a model. They share nothing, so both may run at the same time.
+pub struct Towers {
+    /// Takes [`Batch::Speech`].
+    pub speech: Box<dyn Backend>,
+    /// Takes [`Batch::Text`].
+    pub text: Box<dyn Backend>,
+    /// Where they run.
+    pub device: Device,
+}
+
 /// A backend without a model, for tests of what lies around one.
 #[cfg(any(test, feature = "fake"))]
 pub mod fake {
@@ -180,16 +190,6 @@ pub mod fake {
             rows.iter().map(embed).collect()
         }
     }
-}
-
-/// The two networks of a model. They share nothing, so both may run at the same time.
-pub struct Towers {
-    /// Takes [`Batch::Speech`].
-    pub speech: Box<dyn Backend>,
-    /// Takes [`Batch::Text`].
-    pub text: Box<dyn Backend>,
-    /// Where they run.
-    pub device: Device,
 }
 
 #[cfg(test)]
